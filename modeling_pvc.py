@@ -1,0 +1,933 @@
+# Copyright 2026 The PVC project authors. SPDX-License-Identifier: MIT  # trf-ignore: TRF028 (the licence is MIT)
+"""
+PVC, Progressive Visual Token Compression (CVPR 2025, arXiv 2412.09613), on InternViT and any decoder of transformers.
+
+Every visual input is a clip of frames. An image tile is a static clip of `num_image_steps` equal frames, a video a
+clip of its sampled frames. The design in five decisions:
+
+- The vision tower is *progressive*: in its last layers each patch also attends, causally, to the same place in earlier
+  frames (`PVCProgressiveLayer`), so a step can be encoded as what the earlier steps have not already said.
+- A step knows when it is: `PVCTimeEmbedding` of the relative timestamp tau = i / T drives `PVCAdaptiveLayerNorm`,
+  without which the equal frames of an image could not tell each other apart.
+- `PVCCompressor`, inside the tower, leaves `tokens_per_frame` tokens of each step (64 at 448 pixels).
+- New parts start at identity: a PVC made from InternVL weights computes InternVL's features until it is trained.
+- One encoder for images and videos; they differ only in `num_repeats` and `frames_per_clip`, host-side integers.
+
+Docstrings are written out: what `auto_docstring` would add to a module of the Hub has holes (hence `TRF057` below).
+Axis letters: b clip, t step, n patch (CLS included), d channel, s text position; f unique frame.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import AutoModel, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import initialization as init
+from transformers.activations import ACT2FN
+from transformers.cache_utils import Cache
+from transformers.masking_utils import create_causal_mask
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs, torch_compilable_check
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+from transformers.utils.output_capturing import capture_outputs
+
+from .configuration_pvc import PVCConfig, PVCVisionConfig
+
+
+# Width of the sinusoid and its longest wavelength over 2 pi, as in DiT (arXiv 2212.09748, `TimestepEmbedder`).
+FREQUENCY_DIM = 256
+MAX_PERIOD = 10_000.0
+# tau in [0, 1) is stretched to the range of diffusion timesteps, for which those wavelengths were chosen.
+TIME_SCALE = 1000.0
+# InternVL's `mlp1.0` is an `nn.LayerNorm` with torch's default epsilon, unlike the layers of its vision tower.
+COMPRESSOR_NORM_EPS = 1e-5
+
+
+def relative_timestamps(
+    steps_per_clip: Sequence[int], past_steps: Sequence[int], num_steps: Sequence[int], device: torch.device
+) -> torch.Tensor:
+    """
+    tau_i = i / T of every step, clip after clip: `int[b], int[b], int[b] -> float32[sum of steps_per_clip]`.
+
+    Built on the device from host integers, so no transfer waits for it.
+    """
+    return torch.cat(
+        [
+            torch.arange(past, past + steps, dtype=torch.float32, device=device) / horizon
+            for steps, past, horizon in zip(steps_per_clip, past_steps, num_steps)
+        ]
+    )
+
+
+def fold_clips(hidden_states: torch.Tensor, num_clips: int) -> torch.Tensor:
+    """`(b t) n d -> (b n) t d`: one row per patch position, which temporal attention runs along."""
+    return hidden_states.unflatten(0, (num_clips, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def unfold_clips(hidden_states: torch.Tensor, num_clips: int) -> torch.Tensor:
+    """`(b n) t d -> (b t) n d`: the inverse of `fold_clips`."""
+    return hidden_states.unflatten(0, (num_clips, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def rows_per_item(grid_thw: torch.Tensor | Sequence[Sequence[int]]) -> list[list[int]]:
+    """
+    `[rows of time, rows per time]` of each item of a `grid_thw`, as the host integers the tower is described with.
+
+    A grid on an accelerator is fetched here, once, before anything is launched. Pass a list to avoid even that.
+    """
+    grid = grid_thw.tolist() if isinstance(grid_thw, torch.Tensor) else grid_thw
+    return [[frames, height * width] for frames, height, width in grid]
+
+
+# trf-ignore: TRF057
+@dataclass
+class PVCModelOutputWithPast(ModelOutput):
+    """
+    Output of [`PVCModel`].
+
+    Args:
+        last_hidden_state (`torch.Tensor` of shape `(batch_size, sequence_length, hidden_size)`):
+            Last layer of the language model.
+        past_key_values (`Cache`):
+            The language model's cache.
+        image_hidden_states, video_hidden_states (`torch.Tensor` of shape `(num_tokens, hidden_size)`, *optional*):
+            Compressed tokens that replaced the placeholders, item after item.
+    """
+
+    last_hidden_state: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    image_hidden_states: torch.Tensor | None = None
+    video_hidden_states: torch.Tensor | None = None
+
+
+# trf-ignore: TRF057
+@dataclass
+class PVCCausalLMOutputWithPast(ModelOutput):
+    """
+    Output of [`PVCForConditionalGeneration`]: that of [`PVCModel`], and
+
+    Args:
+        loss (`torch.Tensor` of shape `()`, *optional*):
+            Next-token cross-entropy over the labels that are not -100.
+        logits (`torch.Tensor` of shape `(batch_size, sequence_length, vocab_size)`):
+            Scores before softmax, of the last `logits_to_keep` positions if that is given.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    past_key_values: Cache | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    image_hidden_states: torch.Tensor | None = None
+    video_hidden_states: torch.Tensor | None = None
+
+
+def eager_attention_forward(
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float,
+    dropout: float | int = 0.0,
+    **kwargs,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention written out: `float[b, heads, q, d], float[b, heads, k, d] x 2 -> float[b, q, heads, d]`."""
+    attention_weights = torch.matmul(query, key.transpose(2, 3)) * scaling
+    if attention_mask is not None:
+        attention_weights = attention_weights + attention_mask
+    attention_weights = attention_weights.softmax(dim=-1)
+    attention_weights = nn.functional.dropout(attention_weights, p=dropout, training=module.training)
+    attention_output = torch.matmul(attention_weights, value)
+    return attention_output.transpose(1, 2).contiguous(), attention_weights
+
+
+class PVCVisionEmbeddings(nn.Module):
+    """Patches, CLS and learned positions of InternViT: `float[f, 3, H, W] -> float[f, 1 + n, d]`."""
+
+    def __init__(self, config: PVCVisionConfig):
+        super().__init__()
+        self.image_size = config.image_size
+        self.num_channels = config.num_channels
+        self.patch_embedding = nn.Conv2d(
+            config.num_channels, config.hidden_size, kernel_size=config.patch_size, stride=config.patch_size
+        )
+        self.class_embedding = nn.Parameter(torch.empty(1, 1, config.hidden_size))
+        self.position_embedding = nn.Parameter(torch.empty(1, 1 + config.grid_size**2, config.hidden_size))
+
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        expected = (self.num_channels, self.image_size, self.image_size)
+        if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
+            raise ValueError(
+                f"Expected pixel_values of shape (num_frames, {', '.join(map(str, expected))}), got "
+                f"{tuple(pixel_values.shape)}; PVCProcessor makes frames of that size."
+            )
+        patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
+        class_token = self.class_embedding.expand(patches.shape[0], -1, -1)
+        return torch.cat([class_token, patches], dim=1) + self.position_embedding
+
+
+class PVCAttention(nn.Module):
+    """
+    Multi-head attention along the second axis: `float[b, n, d] -> float[b, n, d]`.
+
+    One class for space and time. Spatial attention is given one row per frame and no mask, temporal attention one row
+    per patch position, a causal mask and, in streams, the cache of earlier steps.
+    """
+
+    def __init__(self, config: PVCVisionConfig, is_causal: bool = False, layer_idx: int | None = None):
+        super().__init__()
+        self.config = config
+        self.is_causal = is_causal
+        self.layer_idx = layer_idx
+        self.head_dim = config.hidden_size // config.num_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(
+        self,
+        hidden_states: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        heads = (-1, self.head_dim)
+        query = self.q_proj(hidden_states).unflatten(-1, heads).transpose(1, 2)
+        key = self.k_proj(hidden_states).unflatten(-1, heads).transpose(1, 2)
+        value = self.v_proj(hidden_states).unflatten(-1, heads).transpose(1, 2)
+        if past_key_values is not None:
+            key, value = past_key_values.update(key, value, self.layer_idx)
+
+        attention_interface: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(
+            self.config._attn_implementation, eager_attention_forward
+        )
+        attention_output, attention_weights = attention_interface(
+            self,
+            query,
+            key,
+            value,
+            attention_mask,
+            dropout=self.config.attention_dropout if self.training else 0.0,
+            scaling=self.scaling,
+            is_causal=self.is_causal,
+        )
+        return self.o_proj(attention_output.flatten(2)), attention_weights
+
+
+class PVCMLP(nn.Module):
+    """Two layers with an activation between: `float[..., d] -> float[..., d]`."""
+
+    def __init__(self, config: PVCVisionConfig):
+        super().__init__()
+        self.activation_fn = ACT2FN[config.hidden_act]
+        self.fc1 = nn.Linear(config.hidden_size, config.intermediate_size)
+        self.fc2 = nn.Linear(config.intermediate_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.fc2(self.activation_fn(self.fc1(hidden_states)))
+
+
+class PVCTimeEmbedding(nn.Module):
+    """
+    Embeds relative timestamps: `float[t] -> float[t, e]`, e = `time_embed_dim`.
+
+    Sinusoid of 1000 tau, then a two-layer MLP, in DiT's form (arXiv 2212.09748). That PVC embeds a relative timestamp
+    with 256 sinusoidal dimensions and an MLP is from reading notes of the paper; tau = i / T is this project's choice.
+    """
+
+    def __init__(self, config: PVCVisionConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(FREQUENCY_DIM, config.time_embed_dim)
+        self.activation_fn = nn.SiLU()
+        self.fc2 = nn.Linear(config.time_embed_dim, config.time_embed_dim)
+
+    def forward(self, timestamps: torch.Tensor) -> torch.Tensor:
+        half = FREQUENCY_DIM // 2
+        exponents = torch.arange(half, dtype=torch.float32, device=timestamps.device) / half
+        angles = TIME_SCALE * timestamps[:, None] * torch.exp(-math.log(MAX_PERIOD) * exponents)
+        sinusoid = torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.fc1.weight.dtype)
+        return self.fc2(self.activation_fn(self.fc1(sinusoid)))
+
+
+class PVCAdaptiveLayerNorm(nn.Module):
+    """
+    AdaLN(x, e) = LayerNorm(x) * (1 + scale) + shift, (scale, shift) = Linear(SiLU(e)).
+
+    `float[t, n, d], float[t, e] -> float[t, n, d]`. The modulation starts at zero, where AdaLN is the base norm. The
+    paper names AdaLN and what it is conditioned on; the form is DiT's, without a gate.
+    """
+
+    def __init__(self, hidden_size: int, time_embed_dim: int, eps: float):
+        super().__init__()
+        self.norm = nn.LayerNorm(hidden_size, eps=eps)
+        self.activation_fn = nn.SiLU()
+        self.modulation = nn.Linear(time_embed_dim, 2 * hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor, time_embeds: torch.Tensor) -> torch.Tensor:
+        scale, shift = self.modulation(self.activation_fn(time_embeds))[:, None].chunk(2, dim=-1)
+        return self.norm(hidden_states) * (1 + scale) + shift
+
+
+class PVCVisionLayer(GradientCheckpointingLayer):
+    """
+    A layer of InternViT, `float[f, n, d] -> float[f, n, d]`:
+
+        x = x + ls1 * Attention(LN(x))
+        x = x + ls2 * MLP(LN(x))
+    """
+
+    def __init__(self, config: PVCVisionConfig):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.attention = PVCAttention(config)
+        self.ls1 = nn.Parameter(torch.empty(config.hidden_size))
+        self.norm2 = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.mlp = PVCMLP(config)
+        self.ls2 = nn.Parameter(torch.empty(config.hidden_size))
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        attention_output, _ = self.attention(self.norm1(hidden_states))
+        hidden_states = hidden_states + self.ls1 * attention_output
+        return hidden_states + self.ls2 * self.mlp(self.norm2(hidden_states))
+
+
+class PVCProgressiveLayer(PVCVisionLayer):
+    """
+    A progressive layer, `float[(b t), n, d] -> float[(b t), n, d]`; what is new is the first line:
+
+        x = x + TemporalAttention(AdaLN(x, e))
+        x = x + ls1 * Attention(LN(x))
+        x = x + ls2 * MLP(LN(x))
+
+    Temporal attention runs along t for each patch position, CLS included, causally. For a clip of three steps:
+
+        step 0   1 0 0
+        step 1   1 1 0
+        step 2   1 1 1
+
+    Its output projection starts at zero, so the layer starts as `PVCVisionLayer`.
+    """
+
+    def __init__(self, config: PVCVisionConfig, layer_idx: int):
+        super().__init__(config)
+        self.temporal_norm = PVCAdaptiveLayerNorm(config.hidden_size, config.time_embed_dim, config.layer_norm_eps)
+        self.temporal_attention = PVCAttention(config, is_causal=True, layer_idx=layer_idx)
+
+    def forward(
+        self, hidden_states: torch.Tensor, time_embeds: torch.Tensor, clip_runs: Sequence["PVCClipRun"]
+    ) -> torch.Tensor:
+        normed = self.temporal_norm(hidden_states, time_embeds)
+        outputs = []
+        for run, states in zip(clip_runs, normed.split([run.num_clips * run.num_steps for run in clip_runs])):
+            states = fold_clips(states, run.num_clips)
+            states, _ = self.temporal_attention(states, run.attention_mask, run.cache)
+            outputs.append(unfold_clips(states, run.num_clips))
+        return super().forward(hidden_states + torch.cat(outputs))
+
+
+@dataclass
+class PVCClipRun:
+    """
+    Neighbouring clips of equal length, which temporal attention takes together.
+
+    Clips of unlike length are never padded to one another: each run is computed as it would be alone.
+    """
+
+    num_clips: int
+    num_steps: int
+    attention_mask: torch.Tensor | None
+    cache: Cache | None
+
+
+class PVCCompressor(nn.Module):
+    """
+    PixelShuffle, AdaLN and an MLP (the paper's adaptive compression), `float[t, n, d] -> float[t, n / r^2, D]`.
+
+    For 448-pixel frames 32x32 patches of 1024 channels become 8x8 of 16384, then of the language model's width D. The
+    channel order is InternVL's `ps_version` "v2": within a token, row of patches, column of patches, channel.
+    """
+
+    def __init__(self, config: PVCVisionConfig):
+        super().__init__()
+        self.config = config
+        merged_size = config.hidden_size * config.downsample_factor**2
+        self.time_embedding = PVCTimeEmbedding(config)
+        self.norm = PVCAdaptiveLayerNorm(merged_size, config.time_embed_dim, COMPRESSOR_NORM_EPS)
+        self.fc1 = nn.Linear(merged_size, config.projection_dim)
+        self.activation_fn = nn.GELU()
+        self.fc2 = nn.Linear(config.projection_dim, config.projection_dim)
+
+    def pixel_shuffle(self, patches: torch.Tensor) -> torch.Tensor:
+        """`t (h r w s) d -> t (h w) (r s d)`, r = s = `downsample_factor`."""
+        factor = self.config.downsample_factor
+        side = self.config.grid_size // factor
+        patches = patches.unflatten(1, (side, factor, side, factor))
+        return patches.transpose(2, 3).flatten(3).flatten(1, 2)
+
+    def forward(self, patches: torch.Tensor, timestamps: torch.Tensor) -> torch.Tensor:
+        hidden_states = self.norm(self.pixel_shuffle(patches), self.time_embedding(timestamps))
+        return self.fc2(self.activation_fn(self.fc1(hidden_states)))
+
+
+# trf-ignore: TRF057
+class PVCPreTrainedModel(PreTrainedModel):
+    """Loading, saving and initialisation shared by the models of this file."""
+
+    config: PVCConfig
+    base_model_prefix = "model"
+    input_modalities = ("image", "video", "text")
+    supports_gradient_checkpointing = True
+    _no_split_modules = ["PVCVisionLayer", "PVCProgressiveLayer", "PVCCompressor"]
+    _skip_keys_device_placement = ["past_key_values", "clip_runs"]
+    _supports_flash_attn = True
+    _supports_sdpa = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module):
+        super()._init_weights(module)
+        if isinstance(module, PVCVisionEmbeddings):
+            init.normal_(module.class_embedding, std=0.02)
+            init.normal_(module.position_embedding, std=0.02)
+        elif isinstance(module, PVCVisionLayer):
+            config = module.attention.config
+            init.constant_(module.ls1, config.layer_scale_init_value)
+            init.constant_(module.ls2, config.layer_scale_init_value)
+            if isinstance(module, PVCProgressiveLayer):
+                # Identity at the start: training adds time to a ViT that already sees.
+                init.zeros_(module.temporal_attention.o_proj.weight)
+                init.zeros_(module.temporal_attention.o_proj.bias)
+        elif isinstance(module, PVCAdaptiveLayerNorm):
+            init.zeros_(module.modulation.weight)
+            init.zeros_(module.modulation.bias)
+
+
+# trf-ignore: TRF057
+class PVCVisionModel(PVCPreTrainedModel):
+    """
+    The vision tower, compressor included: frames in, language model tokens out.
+
+    The layers before the first progressive one see each unique frame once; only then is a frame repeated.
+    """
+
+    config: PVCVisionConfig
+    main_input_name = "pixel_values"
+    input_modalities = ("image", "video")
+    _can_record_outputs = {"hidden_states": PVCVisionLayer, "attentions": PVCAttention}
+
+    def __init__(self, config: PVCVisionConfig):
+        super().__init__(config)
+        self.embeddings = PVCVisionEmbeddings(config)
+        num_shared_layers = config.num_hidden_layers - config.num_temporal_layers
+        self.shared_layers = nn.ModuleList([PVCVisionLayer(config) for _ in range(num_shared_layers)])
+        self.time_embedding = PVCTimeEmbedding(config)
+        self.progressive_layers = nn.ModuleList(
+            [PVCProgressiveLayer(config, layer_idx) for layer_idx in range(config.num_temporal_layers)]
+        )
+        self.compressor = PVCCompressor(config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.embeddings
+
+    # trf-ignore: TRF057
+    @merge_with_config_defaults
+    @capture_outputs(tie_last_hidden_states=False)
+    def forward(
+        self,
+        pixel_values: torch.Tensor,
+        frames_per_clip: Sequence[int] | None = None,
+        num_repeats: int = 1,
+        temporal_cache: Sequence[Cache] | None = None,
+        num_steps: Sequence[int] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        r"""
+        Args:
+            pixel_values (`torch.Tensor` of shape `(num_frames, num_channels, height, width)`):
+                Unique frames, normalised, clip after clip.
+            frames_per_clip (`Sequence[int]`, *optional*):
+                Frames of each clip, host integers that sum to `num_frames`. Every frame its own clip if not given.
+            num_repeats (`int`, *optional*, defaults to 1):
+                Steps per frame: `num_image_steps` for images, 1 for videos.
+            temporal_cache (`Sequence[Cache]`, *optional*):
+                One `DynamicCache` per clip with the keys and values of its earlier steps; updated in place. Frames
+                given in any split through it give the features of the whole clip.
+            num_steps (`Sequence[int]`, *optional*):
+                The horizon T of each clip, needed when its frames come in parts. The steps given, if not given.
+
+        Returns:
+            `BaseModelOutputWithPooling` with `last_hidden_state` of shape `(steps, 1 + num_patches, hidden_size)`,
+            before compression, and `pooler_output` of shape `(steps, tokens_per_frame, projection_dim)`.
+
+        Raises:
+            ValueError: if the clips do not add up to the frames, or a description has not one entry per clip.
+        """
+        if frames_per_clip is None:
+            frames_per_clip = [1] * pixel_values.shape[0]
+        self._check_clips(pixel_values, frames_per_clip, temporal_cache, num_steps)
+        steps_per_clip = [num_frames * num_repeats for num_frames in frames_per_clip]
+        past_steps = [0] * len(steps_per_clip)
+        if temporal_cache is not None:
+            past_steps = [cache.get_seq_length() for cache in temporal_cache]
+        if num_steps is None:
+            num_steps = [past + steps for past, steps in zip(past_steps, steps_per_clip)]
+
+        hidden_states = self.embeddings(pixel_values)
+        for layer in self.shared_layers:
+            hidden_states = layer(hidden_states)
+
+        hidden_states = hidden_states.repeat_interleave(num_repeats, dim=0)
+        timestamps = relative_timestamps(steps_per_clip, past_steps, num_steps, hidden_states.device)
+        time_embeds = self.time_embedding(timestamps)
+        clip_runs = self._clip_runs(hidden_states, steps_per_clip, temporal_cache)
+        for layer in self.progressive_layers:
+            hidden_states = layer(hidden_states, time_embeds, clip_runs)
+
+        return BaseModelOutputWithPooling(
+            last_hidden_state=hidden_states,
+            pooler_output=self.compressor(hidden_states[:, 1:], timestamps),
+        )
+
+    def _check_clips(
+        self,
+        pixel_values: torch.Tensor,
+        frames_per_clip: Sequence[int],
+        temporal_cache: Sequence[Cache] | None,
+        num_steps: Sequence[int] | None,
+    ):
+        if sum(frames_per_clip) != pixel_values.shape[0] or min(frames_per_clip, default=0) < 1:
+            raise ValueError(
+                f"Expected frames_per_clip of positive integers that sum to the {pixel_values.shape[0]} frames given, "
+                f"got {list(frames_per_clip)}; describe each clip once."
+            )
+        for name, value in (("temporal_cache", temporal_cache), ("num_steps", num_steps)):
+            if value is not None and len(value) != len(frames_per_clip):
+                raise ValueError(
+                    f"Expected one entry of {name} for each of the {len(frames_per_clip)} clips, got {len(value)}."
+                )
+
+    def _clip_runs(
+        self, hidden_states: torch.Tensor, steps_per_clip: Sequence[int], temporal_cache: Sequence[Cache] | None
+    ) -> list[PVCClipRun]:
+        """Neighbouring clips of equal length; with a cache each clip for itself, as each has its own past."""
+        caches = [None] * len(steps_per_clip) if temporal_cache is None else temporal_cache
+        runs = []
+        for (steps, cache), clips in itertools.groupby(zip(steps_per_clip, caches), key=lambda clip: clip):
+            # The mask depends on the queries' length and dtype and on the cache alone.
+            queries = hidden_states.new_empty(1, steps, 0)
+            mask = create_causal_mask(self.config, queries, attention_mask=None, past_key_values=cache)
+            runs.append(PVCClipRun(sum(1 for _ in clips), steps, mask, cache))
+        return runs
+
+
+# trf-ignore: TRF057
+class PVCModel(PVCPreTrainedModel):
+    """Vision tower and language model without a head: the body that serving engines ask `AutoModel` for."""
+
+    def __init__(self, config: PVCConfig):
+        super().__init__(config)
+        self.vision_tower = PVCVisionModel._from_config(config.vision_config)
+        self.language_model = AutoModel.from_config(config.text_config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.language_model.set_input_embeddings(value)
+
+    # trf-ignore: TRF057
+    @can_return_tuple
+    def get_image_features(
+        self,
+        pixel_values: torch.Tensor,
+        image_grid_thw: torch.Tensor | Sequence[Sequence[int]] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        r"""
+        Encodes image tiles as static clips of `num_image_steps` steps.
+
+        Args:
+            pixel_values (`torch.Tensor` of shape `(num_tiles, num_channels, height, width)`):
+                Tiles, image after image.
+            image_grid_thw (`torch.Tensor` of shape `(num_images, 3)` or nested list, *optional*):
+                `[tiles, 1, 1]` of each image. Every tile its own image if not given.
+
+        Returns:
+            `BaseModelOutputWithPooling` whose `pooler_output` holds, per image, `(tokens, hidden_size)`: tile after
+            tile, within a tile step after step, within a step row-major.
+        """
+        if image_grid_thw is None:
+            tiles_per_image = [1] * pixel_values.shape[0]
+        else:
+            tiles_per_image = [tiles * rows for tiles, rows in rows_per_item(image_grid_thw)]
+        self._check_rows("image_grid_thw", sum(tiles_per_image), pixel_values.shape[0])
+        outputs = self.vision_tower(pixel_values, num_repeats=self.config.num_image_steps, **kwargs)
+        outputs.pooler_output = outputs.pooler_output.flatten(0, 1).split(
+            [tiles * self.config.tokens_per_tile for tiles in tiles_per_image]
+        )
+        return outputs
+
+    # trf-ignore: TRF057
+    @can_return_tuple
+    def get_video_features(
+        self,
+        pixel_values_videos: torch.Tensor,
+        video_grid_thw: torch.Tensor | Sequence[Sequence[int]] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        r"""
+        Encodes videos, each as one clip (one clip per tile position where frames are tiled).
+
+        Args:
+            pixel_values_videos (`torch.Tensor` of shape `(num_rows, num_channels, height, width)`):
+                Frames, video after video; the tiles of a frame follow one another.
+            video_grid_thw (`torch.Tensor` of shape `(num_videos, 3)` or nested list, *optional*):
+                `[frames, 1, 1]` of each video; with k tiles a frame the last two multiply to k. All frames are one
+                video if not given.
+
+        Returns:
+            `BaseModelOutputWithPooling` whose `pooler_output` holds, per video, `(tokens, hidden_size)`: frame after
+            frame, within a frame tile after tile, within a tile row-major.
+        """
+        videos = [[pixel_values_videos.shape[0], 1]] if video_grid_thw is None else rows_per_item(video_grid_thw)
+        self._check_rows("video_grid_thw", sum(t * k for t, k in videos), pixel_values_videos.shape[0])
+        # (t k) -> (k t): the frames of one tile position form a clip.
+        clips = [
+            rows.unflatten(0, (t, k)).transpose(0, 1).flatten(0, 1) if k > 1 else rows
+            for rows, (t, k) in zip(pixel_values_videos.split([t * k for t, k in videos]), videos)
+        ]
+        frames_per_clip = [t for t, k in videos for _ in range(k)]
+        outputs = self.vision_tower(torch.cat(clips), frames_per_clip=frames_per_clip, **kwargs)
+        outputs.pooler_output = tuple(
+            # (k t) -> (t k)
+            tokens.unflatten(0, (k, t)).transpose(0, 1).flatten(0, 2)
+            for tokens, (t, k) in zip(outputs.pooler_output.split([t * k for t, k in videos]), videos)
+        )
+        return outputs
+
+    @staticmethod
+    def _check_rows(name: str, expected: int, received: int):
+        if expected != received:
+            raise ValueError(
+                f"Expected {expected} rows of pixel values, the number that {name} describes, got {received}; pass "
+                "both as PVCProcessor returned them."
+            )
+
+    def get_placeholder_mask(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor,
+        features: torch.Tensor,
+        token_id: int,
+    ) -> torch.Tensor:
+        """
+        Where the placeholders of one modality are: `int[b, s], float[b, s, D], float[tokens, D] -> bool[b, s, 1]`.
+
+        Raises:
+            ValueError: if the prompt holds another number of placeholders than there are features. On an accelerator
+                the comparison stays there, so as not to wait for it, and fails as an assertion of the device.
+        """
+        if input_ids is None:
+            placeholder = self.get_input_embeddings()(
+                torch.full((), token_id, dtype=torch.long, device=inputs_embeds.device)
+            )
+            mask = (inputs_embeds == placeholder).all(-1)
+        else:
+            mask = input_ids == token_id
+        num_placeholders, num_features = mask.sum(), features.shape[0]
+        advice = "pass the text through PVCProcessor, so that placeholders match the features."
+        if mask.device.type == "cpu":
+            torch_compilable_check(
+                num_placeholders == num_features,
+                lambda: (
+                    f"Expected {num_features} placeholders of token id {token_id}, one per visual token, got "
+                    f"{num_placeholders}; {advice}"
+                ),
+            )
+        else:
+            torch._assert_async(
+                num_placeholders == num_features,
+                f"Expected {num_features} placeholders of token id {token_id}, got another number; {advice}",
+            )
+        return mask.unsqueeze(-1)
+
+    # trf-ignore: TRF057
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        image_grid_thw: torch.Tensor | Sequence[Sequence[int]] | None = None,
+        video_grid_thw: torch.Tensor | Sequence[Sequence[int]] | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> PVCModelOutputWithPast:
+        r"""
+        Args:
+            pixel_values, image_grid_thw: as in [`~PVCModel.get_image_features`].
+            pixel_values_videos, video_grid_thw: as in [`~PVCModel.get_video_features`].
+            mm_encoder_outputs (`dict[str, BaseModelOutputWithPooling]`, *optional*):
+                What `get_image_features` ("image") and `get_video_features` ("video") returned, to encode once and
+                ask many times.
+
+        Raises:
+            ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given, if a modality comes both as
+                pixels and as features, or if placeholders and features differ in number.
+        """
+        if (input_ids is None) == (inputs_embeds is None):
+            raise ValueError("Expected exactly one of input_ids and inputs_embeds, got both or neither.")
+        if inputs_embeds is None:
+            inputs_embeds = self.get_input_embeddings()(input_ids)
+
+        encoded = dict(mm_encoder_outputs or {})
+        for modality, pixels in (("image", pixel_values), ("video", pixel_values_videos)):
+            if pixels is not None and encoded.get(modality) is not None:
+                raise ValueError(f"Expected pixels or mm_encoder_outputs of {modality}s, got both; drop either.")
+        if pixel_values is not None:
+            encoded["image"] = self.get_image_features(pixel_values, image_grid_thw, return_dict=True)
+        if pixel_values_videos is not None:
+            encoded["video"] = self.get_video_features(pixel_values_videos, video_grid_thw, return_dict=True)
+
+        features = {}
+        token_ids = {"image": self.config.image_token_id, "video": self.config.video_token_id}
+        for modality, token_id in token_ids.items():
+            if encoded.get(modality) is None:
+                continue
+            tokens = torch.cat([item.flatten(0, -2) for item in encoded[modality].pooler_output])
+            tokens = tokens.to(inputs_embeds.device, inputs_embeds.dtype)
+            mask = self.get_placeholder_mask(input_ids, inputs_embeds, tokens, token_id)
+            inputs_embeds = inputs_embeds.masked_scatter(mask, tokens)
+            features[modality] = tokens
+
+        outputs = self.language_model(
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            **kwargs,
+        )
+        return PVCModelOutputWithPast(
+            last_hidden_state=outputs.last_hidden_state,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=features.get("image"),
+            video_hidden_states=features.get("video"),
+        )
+
+
+# trf-ignore: TRF057
+class PVCForConditionalGeneration(PVCPreTrainedModel, GenerationMixin):
+    """PVC with a language model head, for questions about images and videos."""
+
+    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+
+    def __init__(self, config: PVCConfig):
+        super().__init__(config)
+        self.model = PVCModel(config)
+        self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module):
+        self.model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.lm_head
+
+    # trf-ignore: TRF057
+    def get_image_features(self, pixel_values: torch.Tensor, image_grid_thw=None, **kwargs):
+        """As [`PVCModel.get_image_features`]."""
+        return self.model.get_image_features(pixel_values, image_grid_thw, **kwargs)
+
+    # trf-ignore: TRF057
+    def get_video_features(self, pixel_values_videos: torch.Tensor, video_grid_thw=None, **kwargs):
+        """As [`PVCModel.get_video_features`]."""
+        return self.model.get_video_features(pixel_values_videos, video_grid_thw, **kwargs)
+
+    # trf-ignore: TRF057
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        image_grid_thw: torch.Tensor | Sequence[Sequence[int]] | None = None,
+        video_grid_thw: torch.Tensor | Sequence[Sequence[int]] | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.LongTensor | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> PVCCausalLMOutputWithPast:
+        r"""
+        Args:
+            labels (`torch.LongTensor` of shape `(batch_size, sequence_length)`, *optional*):
+                Ids to predict; positions of -100 carry no loss. Shifted inside, so they align with `input_ids`.
+            logits_to_keep (`int` or `torch.Tensor`, *optional*, defaults to 0):
+                Compute logits of the last positions only, or of the positions given; 0 means all.
+
+        The other arguments are those of [`PVCModel`].
+        """
+        outputs = self.model(
+            input_ids=input_ids,
+            pixel_values=pixel_values,
+            pixel_values_videos=pixel_values_videos,
+            image_grid_thw=image_grid_thw,
+            video_grid_thw=video_grid_thw,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            mm_encoder_outputs=mm_encoder_outputs,
+            **kwargs,
+        )
+        kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+        logits = self.lm_head(outputs.last_hidden_state[:, kept])
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits, labels, vocab_size=self.config.text_config.vocab_size, **kwargs)
+        return PVCCausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+            image_hidden_states=outputs.image_hidden_states,
+            video_hidden_states=outputs.video_hidden_states,
+        )
+
+    @torch.no_grad()
+    def chat(
+        self,
+        tokenizer,
+        pixel_values: torch.Tensor | None,
+        question: str,
+        generation_config: GenerationConfig | dict,
+        history: list[tuple[str, str]] | None = None,
+        return_history: bool = False,
+        num_patches_list: Sequence[int] | None = None,
+        data_flag: torch.Tensor | Sequence[int] | None = None,
+        split_sizes: Sequence[int] | None = None,
+    ) -> str | tuple[str, list[tuple[str, str]]]:
+        r"""
+        One turn of a conversation, in the form that PVC and InternVL published.
+
+        Args:
+            tokenizer: the tokenizer of this checkpoint.
+            pixel_values (`torch.Tensor` of shape `(num_rows, num_channels, height, width)`, *optional*):
+                What `load_image` or `load_video` returned, concatenated; the rows of earlier turns included.
+            question (`str`):
+                `<image>` stands for an image or a video frame. Put first if a first question with pixels lacks it.
+            generation_config (`GenerationConfig` or `dict`):
+                Settings of `generate`. Generation ends at `<|im_end|>`.
+            history (`list[tuple[str, str]]`, *optional*):
+                Questions and answers so far.
+            return_history (`bool`, *optional*, defaults to `False`):
+                Also return the history with this turn.
+            num_patches_list (`Sequence[int]`, *optional*):
+                Rows of each `<image>`: tiles of an image, or tiles of a frame.
+            data_flag (`torch.Tensor` or `Sequence[int]`, *optional*):
+                1 for a single image, 2 for several images, 3 for the frames of a video.
+            split_sizes (`Sequence[int]`, *optional*):
+                Rows of each conversation of a batch in the published code. Here there is one, so they sum to the rows.
+
+        Raises:
+            ValueError: if the rows, `<image>`s and descriptions disagree.
+        """
+        history = list(history or [])
+        num_rows = 0 if pixel_values is None else pixel_values.shape[0]
+        rows = list(num_patches_list) if num_patches_list is not None else [num_rows] * bool(num_rows)
+        if num_rows and not history and "<image>" not in question:
+            question = "<image>\n" + question
+        asked = [*(question for question, _ in history), question]
+        is_video = data_flag is not None and int(torch.as_tensor(data_flag).flatten()[0]) == 3
+        self._check_chat(rows, num_rows, sum(text.count("<image>") for text in asked), split_sizes)
+
+        # A noncharacter holds the place of each visual, because the template makes markup in a user's text harmless.
+        keeper = "\ufdd0"
+        marked = [text.replace(keeper, "").replace("<image>", keeper) for text in asked]
+        messages = []
+        for text, (_, answer) in zip(marked, [*history, (None, None)]):
+            messages.append({"role": "user", "content": text})
+            messages.append({"role": "assistant", "content": answer})
+        prompt = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
+        per_row = self.config.vision_config.tokens_per_frame if is_video else self.config.tokens_per_tile
+        token = tokenizer.convert_ids_to_tokens(self.config.video_token_id if is_video else self.config.image_token_id)
+        for count in rows:
+            prompt = prompt.replace(keeper, f"<img>{token * (count * per_row)}</img>", 1)
+
+        inputs = tokenizer(prompt, return_tensors="pt").to(self.device)
+        if num_rows:
+            pixels = pixel_values.to(self.device, self.dtype)
+            if is_video:
+                inputs.update(pixel_values_videos=pixels, video_grid_thw=torch.tensor([[len(rows), rows[0], 1]]))
+            else:
+                inputs.update(pixel_values=pixels, image_grid_thw=torch.tensor([[count, 1, 1] for count in rows]))
+        settings = generation_config if isinstance(generation_config, dict) else generation_config.to_diff_dict()
+        settings = {"eos_token_id": tokenizer.convert_tokens_to_ids("<|im_end|>"), **settings}
+        generated = self.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
+        answer = tokenizer.batch_decode(generated, skip_special_tokens=True)[0].strip()
+        return (answer, [*history, (asked[-1], answer)]) if return_history else answer
+
+    @staticmethod
+    def _check_chat(rows: list[int], num_rows: int, num_marks: int, split_sizes: Sequence[int] | None):
+        if sum(rows) != num_rows:
+            raise ValueError(
+                f"Expected num_patches_list to sum to the {num_rows} rows of pixel_values, got {rows}; give the rows "
+                "of every image or frame."
+            )
+        if len(rows) != num_marks:
+            raise ValueError(
+                f"Expected one <image> for each of the {len(rows)} entries of num_patches_list, got {num_marks} in "
+                "the question and its history; add or remove <image>."
+            )
+        if split_sizes is not None and sum(split_sizes) != num_rows:
+            raise ValueError(
+                f"Expected split_sizes to sum to the {num_rows} rows of pixel_values, got {list(split_sizes)}."
+            )
+
+
+# trf-ignore: TRF057
+class PVCAutoModel(PVCModel):
+    """
+    What `AutoModel` gives, to two kinds of callers.
+
+    `AutoModel.from_pretrained` is the published usage, which goes on with `.chat(...)`: it gets
+    [`PVCForConditionalGeneration`]. `AutoModel.from_config` is how serving engines ask for the body without a head.
+    """
+
+    @classmethod
+    def from_pretrained(cls, *args, **kwargs) -> PVCForConditionalGeneration:
+        return PVCForConditionalGeneration.from_pretrained(*args, **kwargs)
+
+
+PVCAutoModel.register_for_auto_class("AutoModel")
+PVCForConditionalGeneration.register_for_auto_class("AutoModelForImageTextToText")
+
+__all__ = ["PVCAutoModel", "PVCForConditionalGeneration", "PVCModel", "PVCPreTrainedModel", "PVCVisionModel"]
