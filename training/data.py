@@ -1,0 +1,176 @@
+# Copyright 2026 The PVC project authors. SPDX-License-Identifier: MIT
+"""From drawn samples to the batches the model trains on, through the processor that everybody uses."""
+
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from training.scenes import through_h264, tile_grid
+from training.tasks import LAST_LEVEL, LEVELS, TASKS, VIDEO_TASKS, Sample, draw
+
+
+# Each patch is labelled at PATCH_SAMPLES x PATCH_SAMPLES points of it.
+PATCH_SAMPLES = 2
+# Tasks whose sequences are alike in length share batches.
+ALBUM_TASKS = ("multi_image",)
+PAGE_TASKS = ("page",)
+IMAGE_TASKS = tuple(task for task in TASKS if task not in (*VIDEO_TASKS, *ALBUM_TASKS))
+BATCHES = (VIDEO_TASKS, ALBUM_TASKS, PAGE_TASKS, IMAGE_TASKS)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """
+    What is drawn when: the weight of each task and the levels of difficulty.
+
+    Level `first_level` comes at the start, the last level from `settled` (a fraction of the stage) to the end, and
+    between them the level rises linearly, with neighbouring levels mixed in.
+    """
+
+    weights: dict[str, float]
+    first_level: int = 0
+    settled: float = 0.7
+
+    def level(self, progress: float, rng: np.random.Generator) -> int:
+        mean = self.first_level + (LAST_LEVEL + 1 - self.first_level) * progress / self.settled
+        return int(np.clip(mean + rng.uniform(-1.5, 0.5), 0, LAST_LEVEL))
+
+    def task(self, rng: np.random.Generator, names: Sequence[str]) -> str:
+        weights = np.array([self.weights[name] for name in names])
+        return names[rng.choice(len(names), p=weights / weights.sum())]
+
+
+class DrawnSamples(Dataset):
+    """
+    Samples drawn as they are asked for: the index alone decides the sample, so an interrupted run resumes on the
+    same data and no two indices see the same picture. What makes sequences unlike in length, images or videos and one
+    tile or several, is decided per batch.
+    """
+
+    def __init__(self, length: int, batch_size: int, seed: int, schedule: Schedule, compressed_videos: float = 0.3):
+        self.length = length
+        self.batch_size = batch_size
+        self.seed = seed
+        self.schedule = schedule
+        self.compressed_videos = compressed_videos
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Sample:
+        rng = np.random.default_rng([self.seed, index])
+        level = self.schedule.level(index / self.length, rng)
+        batch = np.random.default_rng([self.seed, self.length + index // self.batch_size])
+        task = self.schedule.task(batch, list(self.schedule.weights))
+        wide = batch.random() < LEVELS[level].wide
+        tasks = next(group for group in BATCHES if task in group)
+        sample = draw(self.schedule.task(rng, tasks), int(rng.integers(2**62)), "train", level, wide)
+        if sample.frames and rng.random() < self.compressed_videos:
+            sample.frames[:] = through_h264(sample.frames, sample.fps, int(rng.integers(18, 33)))
+        return sample
+
+
+def conversation(sample: Sample, with_answer: bool) -> list[dict]:
+    """A sample as the chat messages of a user who asks about it."""
+    visuals = [{"type": "image"}] * len(sample.images) + [{"type": "video"}] * bool(sample.frames)
+    messages = [{"role": "user", "content": visuals + [{"type": "text", "text": sample.question}]}]
+    if with_answer:
+        messages.append({"role": "assistant", "content": [{"type": "text", "text": sample.answer}]})
+    return messages
+
+
+def cut_labels(labels: np.ndarray, grid: tuple[int, int], points: int, thumbnail: bool) -> np.ndarray:
+    """
+    Labels of a picture at the points of its tiles: `uint8[h, w, 2] -> uint8[tiles, points, points, 2]`.
+
+    `grid` is (columns, rows) of tiles; the thumbnail comes last, as the image processor orders them.
+    """
+    columns, rows = grid
+
+    def resize(height: int, width: int) -> np.ndarray:
+        y = ((np.arange(height) + 0.5) * labels.shape[0] / height).astype(int)
+        x = ((np.arange(width) + 0.5) * labels.shape[1] / width).astype(int)
+        return labels[y[:, None], x]
+
+    tiles = resize(rows * points, columns * points).reshape(rows, points, columns, points, 2)
+    tiles = tiles.transpose(0, 2, 1, 3, 4).reshape(rows * columns, points, points, 2)
+    if thumbnail and rows * columns > 1:
+        tiles = np.concatenate([tiles, resize(points, points)[None]])
+    return tiles
+
+
+class Pages(Dataset):
+    """Pages full of characters and shapes, drawn as they are asked for."""
+
+    def __init__(self, length: int, seed: int):
+        self.length = length
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, index: int) -> Sample:
+        rng = np.random.default_rng([self.seed, index])
+        return draw("page", int(rng.integers(2**62)), "train", int(rng.choice([1, 4, 4])))
+
+
+class Collator:
+    """
+    Samples to a batch: the processor's tensors, `labels` (only answers carry loss) and, per tile and per frame,
+    `patch_labels` `uint8[rows, n * PATCH_SAMPLES^2, 2]` of what the patches show.
+    """
+
+    def __init__(self, processor, patches_per_side: int):
+        self.processor = processor
+        self.points = patches_per_side * PATCH_SAMPLES
+
+    def __call__(self, samples: list[Sample]) -> dict[str, torch.Tensor]:
+        tokenizer = self.processor.tokenizer
+        texts = [
+            self.processor.apply_chat_template(conversation(sample, with_answer=True), tokenize=False)
+            for sample in samples
+        ]
+        images = [image for sample in samples for image in sample.images]
+        videos = [np.stack(sample.frames) for sample in samples if sample.frames]
+        batch = self.processor(
+            text=texts, images=images or None, videos=videos or None, padding=True, return_tensors="pt"
+        )
+        labels = torch.full_like(batch["input_ids"], -100)
+        for row, sample in enumerate(samples):
+            # Left padding: the answer and its end of turn are the row's last tokens, but for a line break.
+            answer = tokenizer(sample.answer + "<|im_end|>", add_special_tokens=False)["input_ids"]
+            start = batch["input_ids"].shape[1] - 1 - len(answer)
+            labels[row, start : start + len(answer)] = torch.tensor(answer)
+        batch["labels"] = labels
+        batch["image_patch_labels"] = self._labels([s for s in samples if s.images])
+        batch["video_patch_labels"] = self._labels([s for s in samples if s.frames])
+        return {name: value for name, value in batch.items() if value is not None}
+
+    def pages(self, samples: list[Sample]) -> dict[str, torch.Tensor]:
+        """Pages to a batch of tiles with their patch labels, and no text."""
+        images = [image for sample in samples for image in sample.images]
+        pixel_values = self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
+        return {"pixel_values": pixel_values, "image_patch_labels": self._labels(samples)}
+
+    def _labels(self, samples: list[Sample]) -> torch.Tensor | None:
+        if not samples:
+            return None
+        cuts = []
+        for sample in samples:
+            for picture in sample.labels:
+                grid = tile_grid(picture.shape[1], picture.shape[0]) if sample.images else (1, 1)
+                cuts.append(cut_labels(picture, grid, self.points, thumbnail=True))
+        points = torch.from_numpy(np.concatenate(cuts))
+        # (h r) (w s) c -> (h w) (r s) c: the points of a patch together.
+        side = self.points // PATCH_SAMPLES
+        points = points.unflatten(1, (side, PATCH_SAMPLES)).unflatten(3, (side, PATCH_SAMPLES))
+        return points.transpose(2, 3).flatten(1, 4)
+
+
+def stable_seed(name: str) -> int:
+    """A seed that depends on nothing but the name."""
+    return zlib.crc32(name.encode())

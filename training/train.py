@@ -1,0 +1,223 @@
+# Copyright 2026 The PVC project authors. SPDX-License-Identifier: MIT
+"""
+Trains the model in this repository from nothing, on what `training/tasks.py` draws.
+
+    python -m training.train --output runs
+
+Three stages, each a `Trainer` run that resumes from its last checkpoint and is skipped once finished:
+
+1. `patches`: the vision tower alone learns to say what each patch shows, which the generator knows.
+2. `curriculum`: the whole model answers questions of rising difficulty; the patch loss stays on as a second loss.
+3. `answers`: the full distribution, answers only.
+"""
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from training.data import PATCH_SAMPLES, Collator, DrawnSamples, Pages, Schedule, stable_seed
+from training.scenes import COLOUR_CLASSES, WHAT_CLASSES
+
+
+ROOT = Path(__file__).resolve().parents[1]
+BACKGROUND_WEIGHT = 0.3
+TASK_WEIGHTS = {
+    "number": 5.0,
+    "word": 6.0,
+    "shape_colour": 1.0,
+    "count": 1.5,
+    "relation": 1.5,
+    "multi_image": 1.5,
+    "direction": 0.75,
+    "order": 0.75,
+    "flash": 0.75,
+    "video_number": 1.5,
+    "page": 6.0,
+}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One `Trainer` run. `patch_loss` and `answer_loss` weigh the two losses; 0 leaves that part out."""
+
+    name: str
+    steps: int
+    learning_rate: float
+    patch_loss: float
+    answer_loss: float
+    first_level: int = 0
+    settled: float = 0.7
+    scheduler: str = "cosine"
+
+
+STAGES = (
+    Stage("patches", 2400, 2e-3, patch_loss=1.0, answer_loss=0.0),
+    Stage("curriculum", 4400, 1.5e-3, patch_loss=0.3, answer_loss=1.0, settled=0.8, scheduler="constant_with_warmup"),
+    Stage("answers", 2400, 1.5e-3, patch_loss=0.1, answer_loss=1.0, first_level=4, settled=0.5),
+)
+
+
+class PatchSupervised(nn.Module):
+    """
+    PVC with a head that names what each patch shows, for training only.
+
+    The head is one linear layer on the vision tower's last hidden states, at every step: the classes of what and of
+    which colour is at PATCH_SAMPLES^2 points of the patch.
+    """
+
+    def __init__(self, pvc: nn.Module, patch_loss: float, answer_loss: float):
+        super().__init__()
+        self.pvc = pvc
+        self.patch_loss = patch_loss
+        self.answer_loss = answer_loss
+        self.classes = (len(WHAT_CLASSES), len(COLOUR_CLASSES))
+        self.head = nn.Linear(pvc.config.vision_config.hidden_size, PATCH_SAMPLES**2 * sum(self.classes))
+
+    def loss_of_patches(self, hidden_states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of both labels: `float[steps, 1 + n, d], uint8[rows, n * points, 2] -> float[]`."""
+        labels = labels.repeat_interleave(hidden_states.shape[0] // labels.shape[0], dim=0).long()
+        scores = self.head(hidden_states[:, 1:]).unflatten(-1, (PATCH_SAMPLES**2, -1)).flatten(1, 2)
+        loss = 0.0
+        for part, kind in zip(scores.float().split(self.classes, dim=-1), labels.unbind(-1)):
+            # Most of a picture is background, which is learned in no time.
+            weight = torch.ones(part.shape[-1], device=part.device)
+            weight[0] = BACKGROUND_WEIGHT
+            loss = loss + nn.functional.cross_entropy(part.flatten(0, 1), kind.flatten(), weight=weight)
+        return loss
+
+    def forward(
+        self,
+        image_patch_labels: torch.Tensor | None = None,
+        video_patch_labels: torch.Tensor | None = None,
+        pixel_values: torch.Tensor | None = None,
+        image_grid_thw: torch.Tensor | None = None,
+        pixel_values_videos: torch.Tensor | None = None,
+        video_grid_thw: torch.Tensor | None = None,
+        **inputs,
+    ) -> dict[str, torch.Tensor]:
+        if not self.answer_loss:
+            # A page is a clip of one step: what it shows does not need T_img of them.
+            hidden_states = self.pvc.model.vision_tower(pixel_values).last_hidden_state
+            return {"loss": self.loss_of_patches(hidden_states, image_patch_labels)}
+        encoded, patch_losses = {}, []
+        if pixel_values is not None:
+            encoded["image"] = self.pvc.get_image_features(pixel_values, image_grid_thw)
+            patch_losses.append(self.loss_of_patches(encoded["image"].last_hidden_state, image_patch_labels))
+        if pixel_values_videos is not None:
+            encoded["video"] = self.pvc.get_video_features(pixel_values_videos, video_grid_thw)
+            patch_losses.append(self.loss_of_patches(encoded["video"].last_hidden_state, video_patch_labels))
+        patch_loss = torch.stack(patch_losses).mean()
+        answer_loss = self.pvc(**inputs, mm_encoder_outputs=encoded).loss
+        return {
+            "loss": self.patch_loss * patch_loss + self.answer_loss * answer_loss,
+            "patch_loss": patch_loss.detach(),
+            "answer_loss": answer_loss.detach(),
+        }
+
+
+class TwoLossTrainer(Trainer):
+    """`Trainer` that also logs the two parts of the loss."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
+        outputs = model(**inputs)
+        self.parts = {name: value for name, value in outputs.items() if name != "loss"}
+        return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
+
+    def log(self, logs, *args, **kwargs):
+        if "loss" in logs:
+            logs.update({name: round(value.item(), 4) for name, value in getattr(self, "parts", {}).items()})
+        super().log(logs, *args, **kwargs)
+
+
+def run_stage(stage: Stage, model: PatchSupervised, processor, output: Path, args) -> None:
+    """Trains one stage, from its last checkpoint if there is one, and leaves `output/stage.name/final`."""
+    folder = output / stage.name
+    model.patch_loss, model.answer_loss = stage.patch_loss, stage.answer_loss
+    steps = max(1, round(stage.steps * args.scale))
+    seed, length = stable_seed(stage.name) + args.seed, steps * args.batch_size
+    schedule = Schedule(TASK_WEIGHTS, stage.first_level, stage.settled)
+    dataset = DrawnSamples(length, args.batch_size, seed, schedule) if stage.answer_loss else Pages(length, seed)
+    collator = Collator(processor, model.pvc.config.vision_config.grid_size)
+    arguments = TrainingArguments(
+        output_dir=str(folder),
+        max_steps=steps,
+        per_device_train_batch_size=args.batch_size,
+        learning_rate=stage.learning_rate * args.lr_scale,
+        lr_scheduler_type=stage.scheduler,
+        warmup_steps=min(300, steps // 5),
+        weight_decay=0.05,
+        max_grad_norm=1.0,
+        adam_beta2=0.98,
+        bf16=args.bf16,
+        use_cpu=not torch.cuda.is_available(),
+        dataloader_num_workers=args.workers,
+        dataloader_prefetch_factor=4 if args.workers else None,
+        train_sampling_strategy="sequential",
+        logging_steps=args.logging_steps,
+        save_steps=args.save_steps,
+        save_total_limit=1,
+        remove_unused_columns=False,
+        report_to=[],
+        seed=args.seed,
+        disable_tqdm=not sys.stdout.isatty(),
+    )
+    trainer = TwoLossTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=dataset,
+        data_collator=collator if stage.answer_loss else collator.pages,
+    )
+    last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
+    trainer.train(resume_from_checkpoint=last)
+    torch.save(model.state_dict(), folder / "final.pt")
+    (folder / "log.json").write_text(json.dumps(trainer.state.log_history, indent=1))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=ROOT / "runs")
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--scale", type=float, default=1.0, help="multiplies the steps of every stage")
+    parser.add_argument("--lr-scale", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--workers", type=int, default=1)
+    parser.add_argument("--logging-steps", type=int, default=50)
+    parser.add_argument("--save-steps", type=int, default=500)
+    parser.add_argument("--attn", default="eager")
+    parser.add_argument("--config", default="{}", help="JSON with settings that replace those of config.json")
+    args = parser.parse_args()
+
+    set_seed(args.seed)
+    config = AutoConfig.from_pretrained(ROOT, trust_remote_code=True)
+    for name, value in json.loads(args.config).items():
+        part, _, field = name.rpartition(".")
+        setattr(getattr(config, part) if part else config, field, value)
+    pvc = AutoModelForImageTextToText.from_config(config, trust_remote_code=True, attn_implementation=args.attn)
+    processor = AutoProcessor.from_pretrained(ROOT, trust_remote_code=True)
+    processor.tokens_per_frame = config.vision_config.tokens_per_frame
+    processor.num_image_steps = config.num_image_steps
+    model = PatchSupervised(pvc.float(), 1.0, 1.0)
+    if args.compile:
+        tower = pvc.model.vision_tower
+        for layer in (*tower.shared_layers, *tower.progressive_layers, *pvc.model.language_model.layers):
+            layer.compile()
+    for stage in STAGES:
+        final = args.output / stage.name / "final.pt"
+        if not final.exists():
+            run_stage(stage, model, processor, args.output, args)
+        model.load_state_dict(torch.load(final, weights_only=True))
+    pvc.save_pretrained(args.output / "model")
+    processor.save_pretrained(args.output / "model")
+
+
+if __name__ == "__main__":
+    main()
