@@ -67,6 +67,8 @@ def read_source(source):
         return _download(text)
     if os.path.isfile(text):
         return text
+    if os.path.isdir(text):
+        raise ValueError(f"expected a file, received the folder {text[:200]!r}; name a file in it")
     raise ValueError(f"expected an existing file, a URL or a `data:` URL, received {text[:200]!r}; check the path")
 
 
@@ -94,7 +96,7 @@ def open_image(source) -> Image.Image:
             return to_rgb(image)
     except UnidentifiedImageError as error:
         raise ValueError(f"expected an image, received a file that is not one: {_short_name(source)}") from error
-    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, SyntaxError, TypeError, Image.DecompressionBombError) as error:  # Pillow's, for damaged files
         raise ValueError(f"expected a readable image, received {_short_name(source)}: {error}") from error
 
 

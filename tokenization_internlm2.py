@@ -138,6 +138,10 @@ class InternLM2Tokenizer(TokenizersBackend):
         from_json = tokenizer_file is not None and os.path.isfile(tokenizer_file)
         if from_json:
             kwargs["tokenizer_file"] = tokenizer_file
+        elif vocab_file is None:
+            raise ValueError(
+                "InternLM2Tokenizer expected tokenizer.model or tokenizer.json in its folder, found neither"
+            )
         else:
             self._tokenizer = build_backend(vocab_file, added_tokens_decoder)
         if add_bos_token is not None or not from_json:

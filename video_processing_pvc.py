@@ -311,6 +311,9 @@ class _PyAVContainer:
             self.container.close()
             raise ValueError(f"expected a video stream in {name_of_source}, received only {', '.join(kinds)}")
         self.stream = self.container.streams.video[0]
+        if self.stream.codec_context is None:
+            self.container.close()
+            raise ValueError(f"expected a video in a codec that FFmpeg reads, received {name_of_source}; convert it")
         self.stream.thread_type = "AUTO"
 
     def __enter__(self):
@@ -631,8 +634,9 @@ class PVCVideoProcessor(BaseVideoProcessor):
             max_frames (`int`, *optional*): all frames, or this many uniformly if the clip has more.
             bound (`tuple[float, float]`, *optional*): start and end in seconds.
         """
-        if max_frames is not None and max_frames < 1:
-            raise ValueError(f"expected max_frames of at least 1, received {max_frames}")
+        for name, value, smallest in (("num_frames", num_frames, 1), ("max_frames", max_frames, 1), ("fps", fps, 0)):
+            if value is not None and (value < smallest or value == 0):
+                raise ValueError(f"expected {name} above 0, received {value}")
         start, end = bound_to_indices(metadata, bound)
         if num_frames is not None:
             return uniform_indices(start, end, num_frames)

@@ -349,3 +349,8 @@ def test_shipped_files_are_what_the_script_makes(tmp_path):
     subprocess.run([sys.executable, str(script), str(tmp_path)], check=True)
     for name in ("tokenizer.model", "tokenizer_config.json"):
         assert (tmp_path / name).read_bytes() == (ROOT / name).read_bytes()
+
+
+def test_a_folder_without_a_vocabulary_is_refused():
+    with pytest.raises(ValueError, match=r"tokenizer.model or tokenizer.json"):
+        InternLM2Tokenizer()
