@@ -1,0 +1,411 @@
+# Copyright 2026 The PVC project authors. SPDX-License-Identifier: MIT
+"""`scripts/chat.py` and `scripts/demo.py` as a user runs them, offline, on random weights."""
+
+import io
+import os
+import re
+import runpy
+import shutil
+import signal
+import subprocess
+import sys
+import wave
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from transformers import GenerationConfig
+
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ROOT / "scripts"
+CHAT, DEMO = SCRIPTS / "chat.py", SCRIPTS / "demo.py"
+SUMMARY = re.compile(r"^\[(\d+) visual tokens, \d+\.\d\d s\]$", re.MULTILINE)
+
+pytest.importorskip("matplotlib", reason="the generator needs requirements-training.txt")
+sys.path[:0] = [str(SCRIPTS), str(ROOT)]
+
+import chat  # noqa: E402
+import demo  # noqa: E402
+
+from training.scenes import encode_mp4  # noqa: E402
+from training.tasks import TASKS, draw  # noqa: E402
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def run_script(*words, stdin: str = "") -> subprocess.CompletedProcess:
+    command = [sys.executable, *map(str, words)]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment(), timeout=120)
+
+
+def error_line(stderr: str) -> str:
+    """The one line that stderr consists of."""
+    (line,) = stderr.splitlines()
+    assert line.startswith("error: ")
+    return line
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory) -> Path:
+    """A checkpoint of this architecture with random weights, and none of them zero: time has to count."""
+    from pvc.configuration_pvc import PVCConfig
+    from pvc.modeling_pvc import PVCForConditionalGeneration
+
+    folder = tmp_path_factory.mktemp("scripts") / "model"
+    torch.manual_seed(0)
+    model = PVCForConditionalGeneration(PVCConfig.from_pretrained(ROOT))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.02)
+        # A score of zero is never the highest, so that an answer goes on until it is stopped.
+        model.lm_head.weight[GenerationConfig.from_pretrained(ROOT).eos_token_id] = 0
+    folder.mkdir()
+    for pattern in ("*.py", "*.json", "*.jinja", "tokenizer.model"):
+        for path in ROOT.glob(pattern):
+            shutil.copy(path, folder)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory) -> Path:
+    """Real files: an image and a video that can be read, and what users pass by mistake."""
+    folder = tmp_path_factory.mktemp("files")
+    draw("shape_colour", 1, "test").images[0].save(folder / "photo one.jpg")
+    sample = draw("direction", 1, "test", 2)
+    encode_mp4(sample.frames, sample.fps, str(folder / "clip.mp4"))
+    whole = (folder / "clip.mp4").read_bytes()
+    (folder / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    (folder / "text.mp4").write_text("no video\n" * 50)
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "text.jpg").write_text("no image")
+    (folder / "folder").mkdir()
+    Image.new("RGB", (64, 64), "red").save(folder / "red.png")
+    (folder / "cut.png").write_bytes((folder / "red.png").read_bytes()[:60])
+    with wave.open(str(folder / "sound.wav"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(16000))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def processor(model_folder):
+    return chat.load_processor(str(model_folder))
+
+
+@pytest.fixture(scope="module")
+def model(model_folder):
+    return chat.load_model(str(model_folder), torch.device("cpu"), "auto")
+
+
+@pytest.fixture
+def conversation(model, processor):
+    return chat.Conversation(model, processor, max_new_tokens=4, show_progress=False)
+
+
+@pytest.fixture
+def tower_calls(model):
+    """One entry per call of the vision tower."""
+    calls = []
+    handle = model.model.vision_tower.register_forward_pre_hook(lambda module, args: calls.append(module))
+    yield calls
+    handle.remove()
+
+
+def test_one_question_about_two_files(model_folder, files):
+    done = run_script(
+        CHAT,
+        "--model",
+        model_folder,
+        "--video",
+        files / "clip.mp4",
+        "--image",
+        files / "photo one.jpg",
+        "--num-frames",
+        3,
+        "--max-new-tokens",
+        6,
+        "What is shown?",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    (tokens,) = SUMMARY.findall(done.stdout)
+    # 3 frames of 16 tokens, and one tile in 4 steps or a grid of them with a thumbnail.
+    assert (int(tokens) - 3 * 16) % 64 == 0
+    assert int(tokens) > 3 * 16
+    assert len(done.stdout.splitlines()[0]) > 0
+    assert SUMMARY.match(done.stdout.splitlines()[-1])
+
+
+def test_progress_bars_on_request(model_folder, files, capfd):
+    words = ["--video", str(files / "clip.mp4"), "--max-new-tokens", "1", "What is shown?"]
+    assert chat.main(["--model", str(model_folder), *words]) == 0
+    assert capfd.readouterr().err == ""
+    assert chat.main(["--model", str(model_folder), "--progress", *words]) == 0
+    shown = capfd.readouterr().err
+    assert "decoding clip.mp4" in shown
+    assert "encoding" in shown
+
+
+def test_conversation_through_stdin(model_folder, files):
+    lines = [
+        f"/image '{files / 'photo one.jpg'}'",
+        "What is shown?",
+        "",
+        "Which colour is it?",
+        f"/video {files / 'text.mp4'}",
+        "/picture x",
+        "/new",
+        "Hello",
+        "/quit",
+        "never asked",
+    ]
+    done = run_script(CHAT, "--model", model_folder, "--max-new-tokens", 5, stdin="\n".join(lines))
+    assert done.returncode == 0
+    first, second, third = map(int, SUMMARY.findall(done.stdout))
+    assert first == second > 0
+    assert third == 0
+    assert done.stdout.count("> ") == len(lines) - 1
+    assert f"photo one.jpg: {first} visual tokens" in done.stdout
+    not_a_video, not_a_command = done.stderr.splitlines()
+    assert "which is not one" in error_line(not_a_video)
+    assert "'/picture x'" in error_line(not_a_command)
+
+
+def test_end_of_input_leaves(model_folder, monkeypatch, capfd):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert chat.main(["--model", str(model_folder)]) == 0
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="sends a POSIX signal")
+def test_interrupt_stops_the_answer_only(model_folder):
+    command = [sys.executable, str(CHAT), "--model", str(model_folder), "--max-new-tokens", "4000"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    # A test run in the background of a shell ignores the signal, and so would what it starts.
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, text=True, env=environment(), preexec_fn=listen, **pipes) as process:
+        process.stdin.write("Tell me everything.\n")
+        process.stdin.flush()
+        shown = ""
+        while len(shown.partition("> ")[2]) < 20:
+            character = process.stdout.read(1)
+            assert character, process.stderr.read()
+            shown += character
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate("/quit\n", timeout=60)
+    assert (process.returncode, errors) == (0, "")
+    assert "[stopped; /quit leaves]\n> " in rest
+    assert not SUMMARY.search(rest)
+
+
+BAD_FILES = {
+    "image": {
+        "nothing.jpg": "existing file",
+        "text.jpg": "expected an image",
+        "cut.png": "expected a readable image",
+        "folder": "existing file",
+        "sound.wav": "expected an image",
+        "clip.mp4": "expected an image",
+    },
+    "video": {
+        "nothing.mp4": "existing file",
+        "cut.mp4": "which is not one",
+        "text.mp4": "which is not one",
+        "empty.mp4": "which is not one",
+        "folder": "existing file",
+        "sound.wav": "received only audio",
+        "text.jpg": "expected an image",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "reason"), [(kind, *entry) for kind, names in BAD_FILES.items() for entry in names.items()]
+)
+def test_bad_file_is_one_line(model_folder, files, capfd, kind, name, reason):
+    status = chat.main(["--model", str(model_folder), f"--{kind}", str(files / name), "What is it?"])
+    printed = capfd.readouterr()
+    assert (status, printed.out) == (2, "")
+    line = error_line(printed.err)
+    assert reason in line
+    assert name in line
+
+
+def test_bad_file_as_a_user_sees_it(model_folder, files):
+    done = run_script(CHAT, "--model", model_folder, "--video", files / "cut.mp4", "What is it?")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "cut.mp4" in error_line(done.stderr)
+
+
+def test_model_folder_without_code_as_a_user_sees_it(model_folder, tmp_path):
+    shutil.copytree(model_folder, tmp_path / "no_code")
+    (tmp_path / "no_code" / "modeling_pvc.py").unlink()
+    done = run_script(CHAT, "--model", tmp_path / "no_code", "What is it?")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "modeling_pvc.py" in error_line(done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--num-frames", "0"], "whole number of at least 1, received '0'"),
+        (["--fps", "fast"], "number above 0, received 'fast'"),
+        (["--fps", "-1"], "number above 0, received '-1'"),
+        (["--device", "abacus"], "a device of this machine, received 'abacus'"),
+        (["--dtype", "int8"], "invalid choice: 'int8'"),
+        (["--what"], "unrecognized arguments: --what"),
+    ],
+)
+def test_bad_argument_is_one_line(capfd, words, reason):
+    with pytest.raises(SystemExit) as stopped:
+        chat.main([*words, "What is it?"])
+    assert stopped.value.code == 2
+    assert reason in error_line(capfd.readouterr().err)
+
+
+def test_two_ways_of_sampling_are_one_line(model_folder, files, capfd):
+    words = ["--num-frames", "4", "--fps", "2", "--video", str(files / "clip.mp4"), "What is it?"]
+    assert chat.main(["--model", str(model_folder), *words]) == 2
+    assert "expected num_frames or fps" in error_line(capfd.readouterr().err)
+
+
+@pytest.mark.parametrize("main", [chat.main, demo.main])
+@pytest.mark.parametrize("damage", ["missing", "not json", "no weights", "cut weights"])
+def test_bad_model_folder_is_one_line(model_folder, tmp_path, capfd, main, damage):
+    folder = tmp_path / "damaged"
+    if damage != "missing":
+        shutil.copytree(model_folder, folder)
+    if damage == "not json":
+        (folder / "config.json").write_text("{ 1")
+    elif damage == "no weights":
+        (folder / "model.safetensors").unlink()
+    elif damage == "cut weights":
+        (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
+    words = ["Hello"] if main is chat.main else ["--folder", str(tmp_path / "drawn")]
+    status = main(["--model", str(folder), *words])
+    printed = capfd.readouterr()
+    assert (status, printed.out) == (2, "")
+    error_line(printed.err)
+
+
+def test_later_turns_encode_nothing(conversation, processor, files, tower_calls):
+    read = chat.Reader(processor, {"num_frames": 4}, show_progress=False)
+    conversation.attach(read("image", str(files / "photo one.jpg")))
+    conversation.attach(read("video", str(files / "clip.mp4")))
+    assert len(tower_calls) == 2
+    conversation.ask("What is shown?")
+    conversation.ask("And what else?")
+    assert len(tower_calls) == 2
+    conversation.attach(read("image", str(files / "red.png")))
+    conversation.ask("And here?")
+    assert len(tower_calls) == 3
+
+
+def test_conversation_is_what_the_processor_makes_of_it(conversation, model, processor, files):
+    """Prompt and answer of a second turn equal those of one call with every message and every file."""
+    paths = [("video", files / "clip.mp4"), ("image", files / "photo one.jpg"), ("image", files / "red.png")]
+    read = chat.Reader(processor, {}, show_progress=False)
+    questions, content = ["What is shown?", "And <image> here?"], [[], []]
+    for turn, (kind, path) in zip((0, 0, 1), paths):
+        content[turn].append({"type": kind, "path": str(path)})
+    for kind, path in paths[:2]:
+        conversation.attach(read(kind, str(path)))
+    first = conversation.ask(questions[0])
+    conversation.attach(read(*map(str, paths[2])))
+    second = conversation.ask(questions[1])
+
+    asked = [[*parts, {"type": "text", "text": question}] for parts, question in zip(content, questions)]
+    messages = [
+        {"role": "user", "content": asked[0]},
+        {"role": "assistant", "content": first.strip()},
+        {"role": "user", "content": asked[1]},
+    ]
+    inputs = processor.apply_chat_template(
+        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
+    )
+    assert torch.equal(conversation._tokenize(messages, conversation.visuals)["input_ids"], inputs["input_ids"])
+    generated = model.generate(**inputs, max_new_tokens=4)
+    answer = processor.decode(generated[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert second.strip() == answer.strip()
+
+
+def test_conversation_that_is_too_long_stays_as_it_was(conversation, model, monkeypatch):
+    monkeypatch.setattr(model.config.text_config, "max_position_embeddings", 16)
+    with pytest.raises(ValueError, match="fewer than 16 tokens, received"):
+        conversation.ask("What is it? " * 20)
+    assert conversation.messages == []
+
+
+def test_stopped_answer_stays_in_the_conversation(conversation, model, monkeypatch):
+    def stop(streamer, **kwargs):
+        streamer.on_finalized_text(" half an")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(model, "generate", stop)
+    with pytest.raises(KeyboardInterrupt):
+        conversation.ask("What is it?")
+    assert conversation.messages[-1] == {"role": "assistant", "content": "half an"}
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 7, 64])
+def test_video_in_chunks_equals_video_at_once(model, chunk):
+    torch.manual_seed(0)
+    frames, seen = torch.randn(10, 3, 64, 64), []
+    with torch.no_grad():
+        whole = model.get_video_features(frames).pooler_output[0]
+        reversed_time = model.get_video_features(frames.flip(0)).pooler_output[0]
+    tokens = chat.encode_video(model, frames, chunk, lambda done, total: seen.append((done, total)))
+    torch.testing.assert_close(tokens, whole, rtol=0, atol=1e-5)
+    assert seen == [(min(start + chunk, 10), 10) for start in range(0, 10, chunk)]
+    # Time counts in this model, so that the comparison means something.
+    assert (reversed_time.unflatten(0, (10, -1)).flip(0).flatten(0, 1) - whole).abs().max() > 1e-3
+
+
+def test_demo_asks_each_task_about_real_files(model_folder, tmp_path):
+    done = run_script(DEMO, "--model", model_folder, "--folder", tmp_path / "drawn", "--seed", 7)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [line.split()[1] for line in done.stdout.splitlines() if re.match(r" *\d+  \w", line)] == list(TASKS)
+    assert "\033" not in done.stdout
+    assert f"files in {tmp_path / 'drawn'}\nseed 7 " in done.stdout
+    drawn = sorted((tmp_path / "drawn").iterdir())
+    assert {path.suffix for path in drawn} <= {".png", ".jpg", ".mp4"}
+    assert all(path.name in done.stdout for path in drawn)
+    verdicts = re.findall(
+        r"^ +(right|wrong) +answer .* truth .* visual tokens +\d+\.\d\d s$", done.stdout, re.MULTILINE
+    )
+    assert len(verdicts) == len(TASKS) >= 10
+    assert f"{verdicts.count('right')} of {len(TASKS)} right\n" in done.stdout
+    assert re.search(r"^  python .*chat.py --model .* --image .*01_number", done.stdout, re.MULTILINE)
+
+
+def test_demo_draws_something_new_unless_given_a_seed(monkeypatch, model, processor, tmp_path, capsys):
+    """The model answers right here, so the count says so."""
+    monkeypatch.setattr(demo, "load_model", lambda *args: model)
+    monkeypatch.setattr(demo, "load_processor", lambda *args: processor)
+    monkeypatch.setattr(demo, "ask", lambda model, processor, sample, paths: demo.Result(sample.answer, True, 1, 0.0))
+    monkeypatch.setattr(demo, "TASKS", ("count", "word"))
+
+    def pictures(*words):
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        assert demo.main(["--rounds", "2", "--folder", str(folder), *words]) == 0
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    again = pictures("--seed", "3")
+    assert again == pictures("--seed", "3")
+    assert pictures() != pictures()
+    assert len(again) == 4
+    assert capsys.readouterr().out.count("4 of 4 right") == 4
+
+
+def test_demo_without_the_generator_is_one_line(monkeypatch, capfd):
+    monkeypatch.setitem(sys.modules, "training.tasks", None)
+    with pytest.raises(SystemExit) as stopped:
+        runpy.run_path(str(DEMO))
+    assert stopped.value.code == 2
+    assert "requirements-training.txt" in error_line(capfd.readouterr().err)
