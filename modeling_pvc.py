@@ -30,10 +30,14 @@ from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
 from transformers.masking_utils import create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import (
+    BaseModelOutputWithPast,
+    BaseModelOutputWithPooling,
+    CausalLMOutputWithPast,
+)
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, torch_compilable_check
+from transformers.utils import TransformersKwargs, torch_compilable_check
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
@@ -87,45 +91,24 @@ def rows_per_item(grid_thw: torch.Tensor | Sequence[Sequence[int]]) -> list[list
 
 # trf-ignore: TRF057
 @dataclass
-class PVCModelOutputWithPast(ModelOutput):
+class PVCModelOutputWithPast(BaseModelOutputWithPast):
     """
-    Output of [`PVCModel`].
+    Output of [`PVCModel`]: that of the language model, and
 
     Args:
-        last_hidden_state (`torch.Tensor` of shape `(batch_size, sequence_length, hidden_size)`):
-            Last layer of the language model.
-        past_key_values (`Cache`):
-            The language model's cache.
         image_hidden_states, video_hidden_states (`torch.Tensor` of shape `(num_tokens, hidden_size)`, *optional*):
             Compressed tokens that replaced the placeholders, item after item.
     """
 
-    last_hidden_state: torch.Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
     image_hidden_states: torch.Tensor | None = None
     video_hidden_states: torch.Tensor | None = None
 
 
 # trf-ignore: TRF057
 @dataclass
-class PVCCausalLMOutputWithPast(ModelOutput):
-    """
-    Output of [`PVCForConditionalGeneration`]: that of [`PVCModel`], and
+class PVCCausalLMOutputWithPast(CausalLMOutputWithPast):
+    """Output of [`PVCForConditionalGeneration`]: loss and logits, and what [`PVCModelOutputWithPast`] adds."""
 
-    Args:
-        loss (`torch.Tensor` of shape `()`, *optional*):
-            Next-token cross-entropy over the labels that are not -100.
-        logits (`torch.Tensor` of shape `(batch_size, sequence_length, vocab_size)`):
-            Scores before softmax, of the last `logits_to_keep` positions if that is given.
-    """
-
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    past_key_values: Cache | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
     image_hidden_states: torch.Tensor | None = None
     video_hidden_states: torch.Tensor | None = None
 
@@ -867,7 +850,7 @@ class PVCForConditionalGeneration(PVCPreTrainedModel, GenerationMixin):
             question = "<image>\n" + question
         asked = [*(question for question, _ in history), question]
         is_video = data_flag is not None and int(torch.as_tensor(data_flag).flatten()[0]) == 3
-        self._check_chat(rows, num_rows, sum(text.count("<image>") for text in asked), split_sizes)
+        self._check_chat(rows, num_rows, sum(text.count("<image>") for text in asked), split_sizes, is_video)
 
         # A noncharacter holds the place of each visual, because the template makes markup in a user's text harmless.
         keeper = "\ufdd0"
@@ -896,20 +879,21 @@ class PVCForConditionalGeneration(PVCPreTrainedModel, GenerationMixin):
         return (answer, [*history, (asked[-1], answer)]) if return_history else answer
 
     @staticmethod
-    def _check_chat(rows: list[int], num_rows: int, num_marks: int, split_sizes: Sequence[int] | None):
-        if sum(rows) != num_rows:
-            raise ValueError(
-                f"Expected num_patches_list to sum to the {num_rows} rows of pixel_values, got {rows}; give the rows "
-                "of every image or frame."
-            )
+    def _check_chat(rows: list[int], num_rows: int, num_marks: int, split_sizes: Sequence[int] | None, is_video: bool):
+        for name, sizes in (("num_patches_list", rows), ("split_sizes", split_sizes)):
+            if sizes is not None and sum(sizes) != num_rows:
+                raise ValueError(
+                    f"Expected {name} to sum to the {num_rows} rows of pixel_values, got {list(sizes)}; give the rows "
+                    "of every image or frame."
+                )
         if len(rows) != num_marks:
             raise ValueError(
                 f"Expected one <image> for each of the {len(rows)} entries of num_patches_list, got {num_marks} in "
                 "the question and its history; add or remove <image>."
             )
-        if split_sizes is not None and sum(split_sizes) != num_rows:
+        if is_video and len(set(rows)) > 1:
             raise ValueError(
-                f"Expected split_sizes to sum to the {num_rows} rows of pixel_values, got {list(split_sizes)}."
+                f"Expected frames of equally many tiles in a video, got {rows}; load them with one max_num."
             )
 
 
