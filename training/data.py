@@ -66,7 +66,8 @@ class DrawnSamples(Dataset):
         level = self.schedule.level(index / self.length, rng)
         batch = np.random.default_rng([self.seed, self.length + index // self.batch_size])
         task = self.schedule.task(batch, list(self.schedule.weights))
-        wide = batch.random() < LEVELS[level].wide
+        # Batches of several tiles cost four times as much, so they are half as many as the level's share.
+        wide = batch.random() < 0.5 * LEVELS[level].wide
         tasks = next(group for group in BATCHES if task in group)
         sample = draw(self.schedule.task(rng, tasks), int(rng.integers(2**62)), "train", level, wide)
         if sample.frames and rng.random() < self.compressed_videos:
