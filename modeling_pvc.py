@@ -79,14 +79,21 @@ def unfold_clips(hidden_states: torch.Tensor, num_clips: int) -> torch.Tensor:
     return hidden_states.unflatten(0, (num_clips, -1)).transpose(1, 2).flatten(0, 1)
 
 
-def rows_per_item(grid_thw: torch.Tensor | Sequence[Sequence[int]]) -> list[list[int]]:
+def rows_per_item(name: str, grid_thw: torch.Tensor | Sequence[Sequence[int]], num_rows: int) -> list[list[int]]:
     """
     `[rows of time, rows per time]` of each item of a `grid_thw`, as the host integers the tower is described with.
 
     A grid on an accelerator is fetched here, once, before anything is launched. Pass a list to avoid even that.
     """
     grid = grid_thw.tolist() if isinstance(grid_thw, torch.Tensor) else grid_thw
-    return [[frames, height * width] for frames, height, width in grid]
+    items = [[frames, height * width] for frames, height, width in grid]
+    described = sum(frames * rows for frames, rows in items)
+    if described != num_rows:
+        raise ValueError(
+            f"Expected {described} rows of pixel values, the number that {name} describes, got {num_rows}; pass both "
+            "as PVCProcessor returned them."
+        )
+    return items
 
 
 # trf-ignore: TRF057
@@ -158,6 +165,14 @@ class PVCVisionEmbeddings(nn.Module):
         return torch.cat([class_token, patches], dim=1) + self.position_embedding
 
 
+class PVCZeroLinear(nn.Linear):
+    """
+    A Linear that starts at zero, so that the branch it ends starts as nothing.
+
+    A class of its own, because initialisation reaches custom code only by modules that own parameters.
+    """
+
+
 class PVCAttention(nn.Module):
     """
     Multi-head attention along the second axis: `float[b, n, d] -> float[b, n, d]`.
@@ -176,7 +191,8 @@ class PVCAttention(nn.Module):
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
-        self.o_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        # Training adds time to a ViT that already sees.
+        self.o_proj = (PVCZeroLinear if is_causal else nn.Linear)(config.hidden_size, config.hidden_size)
 
     def forward(
         self,
@@ -254,7 +270,7 @@ class PVCAdaptiveLayerNorm(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(hidden_size, eps=eps)
         self.activation_fn = nn.SiLU()
-        self.modulation = nn.Linear(time_embed_dim, 2 * hidden_size)
+        self.modulation = PVCZeroLinear(time_embed_dim, 2 * hidden_size)
 
     def forward(self, hidden_states: torch.Tensor, time_embeds: torch.Tensor) -> torch.Tensor:
         scale, shift = self.modulation(self.activation_fn(time_embeds))[:, None].chunk(2, dim=-1)
@@ -388,13 +404,9 @@ class PVCPreTrainedModel(PreTrainedModel):
             config = module.attention.config
             init.constant_(module.ls1, config.layer_scale_init_value)
             init.constant_(module.ls2, config.layer_scale_init_value)
-            if isinstance(module, PVCProgressiveLayer):
-                # Identity at the start: training adds time to a ViT that already sees.
-                init.zeros_(module.temporal_attention.o_proj.weight)
-                init.zeros_(module.temporal_attention.o_proj.bias)
-        elif isinstance(module, PVCAdaptiveLayerNorm):
-            init.zeros_(module.modulation.weight)
-            init.zeros_(module.modulation.bias)
+        elif isinstance(module, PVCZeroLinear):
+            init.zeros_(module.weight)
+            init.zeros_(module.bias)
 
 
 # trf-ignore: TRF057
@@ -408,6 +420,7 @@ class PVCVisionModel(PVCPreTrainedModel):
     config: PVCVisionConfig
     main_input_name = "pixel_values"
     input_modalities = ("image", "video")
+    _input_embed_layer = "embeddings"
     _can_record_outputs = {"hidden_states": PVCVisionLayer, "attentions": PVCAttention}
 
     def __init__(self, config: PVCVisionConfig):
@@ -421,9 +434,6 @@ class PVCVisionModel(PVCPreTrainedModel):
         )
         self.compressor = PVCCompressor(config)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.embeddings
 
     # trf-ignore: TRF057
     @merge_with_config_defaults
@@ -471,7 +481,6 @@ class PVCVisionModel(PVCPreTrainedModel):
         hidden_states = self.embeddings(pixel_values)
         for layer in self.shared_layers:
             hidden_states = layer(hidden_states)
-
         hidden_states = hidden_states.repeat_interleave(num_repeats, dim=0)
         timestamps = relative_timestamps(steps_per_clip, past_steps, num_steps, hidden_states.device)
         time_embeds = self.time_embedding(timestamps)
@@ -495,6 +504,11 @@ class PVCVisionModel(PVCPreTrainedModel):
             raise ValueError(
                 f"Expected frames_per_clip of positive integers that sum to the {pixel_values.shape[0]} frames given, "
                 f"got {list(frames_per_clip)}; describe each clip once."
+            )
+        if temporal_cache is not None and not self.progressive_layers:
+            raise ValueError(
+                "Expected progressive layers, which fill a temporal_cache, got num_temporal_layers=0; give the frames "
+                "of a clip at once."
             )
         for name, value in (("temporal_cache", temporal_cache), ("num_steps", num_steps)):
             if value is not None and len(value) != len(frames_per_clip):
@@ -526,12 +540,6 @@ class PVCModel(PVCPreTrainedModel):
         self.language_model = AutoModel.from_config(config.text_config)
         self.post_init()
 
-    def get_input_embeddings(self) -> nn.Module:
-        return self.language_model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module):
-        self.language_model.set_input_embeddings(value)
-
     # trf-ignore: TRF057
     @can_return_tuple
     def get_image_features(
@@ -553,11 +561,9 @@ class PVCModel(PVCPreTrainedModel):
             `BaseModelOutputWithPooling` whose `pooler_output` holds, per image, `(tokens, hidden_size)`: tile after
             tile, within a tile step after step, within a step row-major.
         """
-        if image_grid_thw is None:
-            tiles_per_image = [1] * pixel_values.shape[0]
-        else:
-            tiles_per_image = [tiles * rows for tiles, rows in rows_per_item(image_grid_thw)]
-        self._check_rows("image_grid_thw", sum(tiles_per_image), pixel_values.shape[0])
+        num_tiles = pixel_values.shape[0]
+        grid = [[1, 1, 1]] * num_tiles if image_grid_thw is None else image_grid_thw
+        tiles_per_image = [tiles * rows for tiles, rows in rows_per_item("image_grid_thw", grid, num_tiles)]
         outputs = self.vision_tower(pixel_values, num_repeats=self.config.num_image_steps, **kwargs)
         outputs.pooler_output = outputs.pooler_output.flatten(0, 1).split(
             [tiles * self.config.tokens_per_tile for tiles in tiles_per_image]
@@ -586,8 +592,9 @@ class PVCModel(PVCPreTrainedModel):
             `BaseModelOutputWithPooling` whose `pooler_output` holds, per video, `(tokens, hidden_size)`: frame after
             frame, within a frame tile after tile, within a tile row-major.
         """
-        videos = [[pixel_values_videos.shape[0], 1]] if video_grid_thw is None else rows_per_item(video_grid_thw)
-        self._check_rows("video_grid_thw", sum(t * k for t, k in videos), pixel_values_videos.shape[0])
+        num_rows = pixel_values_videos.shape[0]
+        grid = [[num_rows, 1, 1]] if video_grid_thw is None else video_grid_thw
+        videos = rows_per_item("video_grid_thw", grid, num_rows)
         # (t k) -> (k t): the frames of one tile position form a clip.
         clips = [
             rows.unflatten(0, (t, k)).transpose(0, 1).flatten(0, 1) if k > 1 else rows
@@ -601,14 +608,6 @@ class PVCModel(PVCPreTrainedModel):
             for tokens, (t, k) in zip(outputs.pooler_output.split([t * k for t, k in videos]), videos)
         )
         return outputs
-
-    @staticmethod
-    def _check_rows(name: str, expected: int, received: int):
-        if expected != received:
-            raise ValueError(
-                f"Expected {expected} rows of pixel values, the number that {name} describes, got {received}; pass "
-                "both as PVCProcessor returned them."
-            )
 
     def get_placeholder_mask(
         self,
@@ -625,27 +624,18 @@ class PVCModel(PVCPreTrainedModel):
                 the comparison stays there, so as not to wait for it, and fails as an assertion of the device.
         """
         if input_ids is None:
-            placeholder = self.get_input_embeddings()(
-                torch.full((), token_id, dtype=torch.long, device=inputs_embeds.device)
-            )
-            mask = (inputs_embeds == placeholder).all(-1)
+            token = torch.full((), token_id, dtype=torch.long, device=inputs_embeds.device)
+            mask = (inputs_embeds == self.get_input_embeddings()(token)).all(-1)
         else:
             mask = input_ids == token_id
         num_placeholders, num_features = mask.sum(), features.shape[0]
+        expected = f"Expected {num_features} placeholders of token id {token_id}, one per visual token, got"
         advice = "pass the text through PVCProcessor, so that placeholders match the features."
+        matches = num_placeholders == num_features
         if mask.device.type == "cpu":
-            torch_compilable_check(
-                num_placeholders == num_features,
-                lambda: (
-                    f"Expected {num_features} placeholders of token id {token_id}, one per visual token, got "
-                    f"{num_placeholders}; {advice}"
-                ),
-            )
+            torch_compilable_check(matches, lambda: f"{expected} {num_placeholders}; {advice}")
         else:
-            torch._assert_async(
-                num_placeholders == num_features,
-                f"Expected {num_features} placeholders of token id {token_id}, got another number; {advice}",
-            )
+            torch._assert_async(matches, f"{expected} another number; {advice}")
         return mask.unsqueeze(-1)
 
     # trf-ignore: TRF057
@@ -730,15 +720,6 @@ class PVCForConditionalGeneration(PVCPreTrainedModel, GenerationMixin):
         self.model = PVCModel(config)
         self.lm_head = nn.Linear(config.text_config.hidden_size, config.text_config.vocab_size, bias=False)
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Module:
-        return self.model.get_input_embeddings()
-
-    def set_input_embeddings(self, value: nn.Module):
-        self.model.set_input_embeddings(value)
-
-    def get_output_embeddings(self) -> nn.Module:
-        return self.lm_head
 
     # trf-ignore: TRF057
     def get_image_features(self, pixel_values: torch.Tensor, image_grid_thw=None, **kwargs):
@@ -826,15 +807,13 @@ class PVCForConditionalGeneration(PVCPreTrainedModel, GenerationMixin):
             pixel_values (`torch.Tensor` of shape `(num_rows, num_channels, height, width)`, *optional*):
                 What `load_image` or `load_video` returned, concatenated; the rows of earlier turns included.
             question (`str`):
-                `<image>` stands for an image or a video frame. Put first if a first question with pixels lacks it.
+                `<image>` stands for an image or a video frame; put first if a first question with pixels has none.
             generation_config (`GenerationConfig` or `dict`):
-                Settings of `generate`. Generation ends at `<|im_end|>`.
-            history (`list[tuple[str, str]]`, *optional*):
-                Questions and answers so far.
-            return_history (`bool`, *optional*, defaults to `False`):
-                Also return the history with this turn.
+                Settings of `generate`, which ends at `<|im_end|>`.
+            history (`list[tuple[str, str]]`, *optional*), return_history (`bool`, defaults to `False`):
+                Questions and answers so far; whether to return them with this turn.
             num_patches_list (`Sequence[int]`, *optional*):
-                Rows of each `<image>`: tiles of an image, or tiles of a frame.
+                Rows of each `<image>`: tiles of an image or of a frame. One image, or one row a frame, if not given.
             data_flag (`torch.Tensor` or `Sequence[int]`, *optional*):
                 1 for a single image, 2 for several images, 3 for the frames of a video.
             split_sizes (`Sequence[int]`, *optional*):
@@ -845,11 +824,15 @@ class PVCForConditionalGeneration(PVCPreTrainedModel, GenerationMixin):
         """
         history = list(history or [])
         num_rows = 0 if pixel_values is None else pixel_values.shape[0]
-        rows = list(num_patches_list) if num_patches_list is not None else [num_rows] * bool(num_rows)
-        if num_rows and not history and "<image>" not in question:
-            question = "<image>\n" + question
-        asked = [*(question for question, _ in history), question]
         is_video = data_flag is not None and int(torch.as_tensor(data_flag).flatten()[0]) == 3
+        if num_patches_list is not None:
+            rows = list(num_patches_list)
+        else:
+            rows = [1] * num_rows if is_video else [num_rows] * bool(num_rows)
+        if num_rows and not history and "<image>" not in question:
+            labels = [f"Frame{number}: " for number in range(1, len(rows) + 1)] if is_video else [""]
+            question = "".join(f"{label}<image>\n" for label in labels) + question
+        asked = [*(question for question, _ in history), question]
         self._check_chat(rows, num_rows, sum(text.count("<image>") for text in asked), split_sizes, is_video)
 
         # A noncharacter holds the place of each visual, because the template makes markup in a user's text harmless.

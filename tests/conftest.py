@@ -1,15 +1,20 @@
 # Copyright 2026 The PVC project authors. SPDX-License-Identifier: MIT
-"""Makes the flat root importable as the package `pvc`."""
+"""Makes the flat root importable as the package `pvc`, offline, and models that are tiny and random."""
 
+import os
 import sys
+import tempfile
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 
-
 ROOT = Path(__file__).resolve().parent.parent
+
+# Before the library is imported: it reads both once.
+_modules_cache = tempfile.TemporaryDirectory(prefix="pvc_modules_")
+os.environ.update(HF_HUB_OFFLINE="1", HF_MODULES_CACHE=_modules_cache.name)
 
 if "pvc" not in sys.modules:
     package = ModuleType("pvc")

@@ -33,7 +33,8 @@ def test_only_answers_carry_loss(processor):
         kept = labels[labels != -100]
         assert processor.tokenizer.decode(kept[:-1]) == sample.answer
         assert kept[-1] == end
-        assert torch.equal(ids[labels != -100], kept)
+        assert torch.equal(ids[-len(labels) :][labels != -100], kept)
+        assert labels[0] == -100
 
 
 def test_a_batch_trains_on_what_a_question_looks_like_when_asked(processor):
@@ -71,7 +72,7 @@ def test_labels_are_cut_as_pixels_are(processor):
 
 def test_patch_labels_are_ordered_by_patch(processor):
     samples = [draw("number", seed, "train", 0) for seed in range(4)]
-    labels = Collator(processor, 8)(samples)["image_patch_labels"]
+    labels = Collator(processor, 8)(samples)["patch_labels"]
     for sample, points in zip(samples, labels):
         expected = cut_labels(sample.labels[0], (1, 1), POINTS, thumbnail=True)[0]
         for patch in (0, 27, 36, 63):

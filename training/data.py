@@ -121,8 +121,8 @@ class Pages(Dataset):
 
 class Collator:
     """
-    Samples to a batch: the processor's tensors, `labels` (only answers carry loss) and, per tile and per frame,
-    `patch_labels` `uint8[rows, n * PATCH_SAMPLES^2, 2]` of what the patches show.
+    Samples to a batch: the processor's tensors, `labels` of the last positions of each row (only answers carry loss)
+    and, per image tile, `patch_labels` `uint8[tiles, n * PATCH_SAMPLES^2, 2]` of what the patches show.
     """
 
     def __init__(self, processor, patches_per_side: int):
@@ -140,31 +140,26 @@ class Collator:
         batch = self.processor(
             text=texts, images=images or None, videos=videos or None, padding=True, return_tensors="pt"
         )
-        labels = torch.full_like(batch["input_ids"], -100)
-        for row, sample in enumerate(samples):
-            # Left padding: the answer and its end of turn are the row's last tokens, but for a line break.
-            answer = tokenizer(sample.answer + "<|im_end|>", add_special_tokens=False)["input_ids"]
-            start = batch["input_ids"].shape[1] - 1 - len(answer)
-            labels[row, start : start + len(answer)] = torch.tensor(answer)
+        # Left padding: a row ends with the answer, the end of turn and a line break. The position before an answer
+        # predicts its first token, so it is kept too.
+        answers = [tokenizer(s.answer + "<|im_end|>", add_special_tokens=False)["input_ids"] for s in samples]
+        labels = torch.full((len(samples), max(map(len, answers)) + 2), -100)
+        for row, answer in zip(labels, answers):
+            row[-1 - len(answer) : -1] = torch.tensor(answer)
         batch["labels"] = labels
-        batch["image_patch_labels"] = self._labels([s for s in samples if s.images])
-        batch["video_patch_labels"] = self._labels([s for s in samples if s.frames])
-        return {name: value for name, value in batch.items() if value is not None}
+        if images:
+            batch["patch_labels"] = self._labels(samples)
+        return dict(batch)
 
     def pages(self, samples: list[Sample]) -> dict[str, torch.Tensor]:
         """Pages to a batch of tiles with their patch labels, and no text."""
         images = [image for sample in samples for image in sample.images]
         pixel_values = self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
-        return {"pixel_values": pixel_values, "image_patch_labels": self._labels(samples)}
+        return {"pixel_values": pixel_values, "patch_labels": self._labels(samples)}
 
-    def _labels(self, samples: list[Sample]) -> torch.Tensor | None:
-        if not samples:
-            return None
-        cuts = []
-        for sample in samples:
-            for picture in sample.labels:
-                grid = tile_grid(picture.shape[1], picture.shape[0]) if sample.images else (1, 1)
-                cuts.append(cut_labels(picture, grid, self.points, thumbnail=True))
+    def _labels(self, samples: list[Sample]) -> torch.Tensor:
+        pictures = [picture for sample in samples if sample.images for picture in sample.labels]
+        cuts = [cut_labels(p, tile_grid(p.shape[1], p.shape[0]), self.points, thumbnail=True) for p in pictures]
         points = torch.from_numpy(np.concatenate(cuts))
         # (h r) (w s) c -> (h w) (r s) c: the points of a patch together.
         side = self.points // PATCH_SAMPLES

@@ -35,10 +35,10 @@ TASK_WEIGHTS = {
     "count": 1.5,
     "relation": 1.5,
     "multi_image": 1.5,
-    "direction": 0.75,
-    "order": 0.75,
-    "flash": 0.75,
-    "video_number": 1.5,
+    "direction": 0.4,
+    "order": 0.4,
+    "flash": 0.4,
+    "video_number": 0.9,
 }
 
 
@@ -64,9 +64,9 @@ class Stage:
 STAGES = (
     Stage("patches", 2400, 2e-3, patch_loss=1.0, answer_loss=0.0),
     Stage(
-        "curriculum", 2900, 1.5e-3, 0.3, 1.0, pages=6.0, first_level=1, settled=0.8, scheduler="constant_with_warmup"
+        "curriculum", 2200, 1.5e-3, 0.3, 1.0, pages=6.0, first_level=1, settled=0.8, scheduler="constant_with_warmup"
     ),
-    Stage("answers", 1800, 1.5e-3, 0.1, 1.0, pages=1.0, first_level=4),
+    Stage("answers", 1500, 1.5e-3, 0.1, 1.0, pages=1.0, first_level=4),
 )
 
 
@@ -100,8 +100,8 @@ class PatchSupervised(nn.Module):
 
     def forward(
         self,
-        image_patch_labels: torch.Tensor | None = None,
-        video_patch_labels: torch.Tensor | None = None,
+        patch_labels: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         image_grid_thw: torch.Tensor | None = None,
         pixel_values_videos: torch.Tensor | None = None,
@@ -111,23 +111,20 @@ class PatchSupervised(nn.Module):
         if not self.answer_loss:
             # A page is a clip of one step: what it shows does not need T_img of them.
             hidden_states = self.pvc.model.vision_tower(pixel_values).last_hidden_state
-            return {"loss": self.loss_of_patches(hidden_states, image_patch_labels)}
-        encoded, patch_losses = {}, []
+            return {"loss": self.loss_of_patches(hidden_states, patch_labels)}
+        encoded, losses = {}, {}
         if pixel_values is not None:
             encoded["image"] = self.pvc.get_image_features(pixel_values, image_grid_thw)
             # The first step of a tile names its patches; the later ones are free to say something else.
             first_steps = encoded["image"].last_hidden_state[:: self.pvc.config.num_image_steps]
-            patch_losses.append(self.loss_of_patches(first_steps, image_patch_labels))
+            losses["patch_loss"] = self.loss_of_patches(first_steps, patch_labels)
         if pixel_values_videos is not None:
             encoded["video"] = self.pvc.get_video_features(pixel_values_videos, video_grid_thw)
-            patch_losses.append(self.loss_of_patches(encoded["video"].last_hidden_state, video_patch_labels))
-        patch_loss = torch.stack(patch_losses).mean()
-        answer_loss = self.pvc(**inputs, mm_encoder_outputs=encoded).loss
-        return {
-            "loss": self.patch_loss * patch_loss + self.answer_loss * answer_loss,
-            "patch_loss": patch_loss.detach(),
-            "answer_loss": answer_loss.detach(),
-        }
+        # Answers stand at the end of a row, so logits are computed for the last positions only.
+        kept = labels.shape[1]
+        losses["answer_loss"] = self.pvc(**inputs, mm_encoder_outputs=encoded, labels=labels, logits_to_keep=kept).loss
+        loss = self.answer_loss * losses["answer_loss"] + self.patch_loss * losses.get("patch_loss", 0.0)
+        return {"loss": loss, **{name: value.detach() for name, value in losses.items()}}
 
 
 class TwoLossTrainer(Trainer):
