@@ -66,4 +66,4 @@ def test_file_list_is_true():
 
 
 # What each block prints, block by block: the truth about the files in assets/.
-EXPECTED = [[], [], []]
+EXPECTED = [["14", "no", "3"], ["14"], ["14", "no"]]

@@ -37,6 +37,16 @@ def test_only_answers_carry_loss(processor):
         assert labels[0] == -100
 
 
+def test_every_turn_of_an_assistant_carries_loss(processor):
+    samples = [draw(task, seed, "train") for seed, task in enumerate(("page", "objects"))]
+    batch = Collator(processor, 8)([*samples, None])
+    assert len(batch["labels"]) == 2
+    for sample, labels in zip(samples, batch["labels"]):
+        answers = [sample.answer, *(answer for _, answer in sample.turns)]
+        assert len(answers) > 2
+        assert processor.tokenizer.decode(labels[labels != -100]) == "".join(f"{a}<|im_end|>" for a in answers)
+
+
 def test_a_batch_trains_on_what_a_question_looks_like_when_asked(processor):
     sample = draw("number", 3, "train")
     asked = processor.apply_chat_template(conversation(sample, False), tokenize=False, add_generation_prompt=True)
@@ -85,8 +95,8 @@ def test_patch_labels_are_ordered_by_patch(processor):
 
 def test_an_index_alone_decides_a_sample():
     schedule = Schedule(TASK_WEIGHTS)
-    first, again = (DrawnSamples(640, 64, 7, schedule)[300] for _ in range(2))
-    other_seed = DrawnSamples(640, 64, 8, schedule)[300]
+    first, again = (DrawnSamples(640, 64, 7, schedule)[260] for _ in range(2))
+    other_seed = DrawnSamples(640, 64, 8, schedule)[260]
     assert (first.question, first.answer) == (again.question, again.answer)
     assert all(np.array_equal(a, b) for a, b in zip(first.labels, again.labels))
     assert not all(np.array_equal(a, b) for a, b in zip(first.labels, other_seed.labels))
@@ -103,6 +113,8 @@ def test_levels_rise_and_batches_are_of_one_kind():
     for batch in range(6):
         kinds = {samples[16 * batch + index].task in VIDEO_TASKS for index in range(4)}
         assert len(kinds) == 1
+    full = [sum(samples[16 * batch + index] is not None for index in range(16)) for batch in range(20)]
+    assert set(full) == {6, 16}
 
 
 @pytest.mark.slow

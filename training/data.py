@@ -10,16 +10,18 @@ import torch
 from torch.utils.data import Dataset
 
 from training.scenes import through_h264, tile_grid
-from training.tasks import LAST_LEVEL, LEVELS, TASKS, VIDEO_TASKS, Sample, draw
+from training.tasks import LAST_LEVEL, LEVELS, TASKS, TRAINING_TASKS, VIDEO_TASKS, Sample, draw
 
 
 # Each patch is labelled at PATCH_SAMPLES x PATCH_SAMPLES points of it.
 PATCH_SAMPLES = 2
 # Tasks whose sequences are alike in length share batches.
 ALBUM_TASKS = ("multi_image",)
-PAGE_TASKS = ("page",)
 IMAGE_TASKS = tuple(task for task in TASKS if task not in (*VIDEO_TASKS, *ALBUM_TASKS))
-BATCHES = (VIDEO_TASKS, ALBUM_TASKS, PAGE_TASKS, IMAGE_TASKS)
+BATCHES = (VIDEO_TASKS, ALBUM_TASKS, TRAINING_TASKS, IMAGE_TASKS)
+FIRST_WIDE_LEVEL = next(number for number, level in enumerate(LEVELS) if level.wide)
+# Batches of long sequences hold this share of the samples.
+LONG_SHARE = 0.375
 
 
 @dataclass(frozen=True)
@@ -61,14 +63,17 @@ class DrawnSamples(Dataset):
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, index: int) -> Sample:
+    def __getitem__(self, index: int) -> Sample | None:
+        """The sample, or None where a batch of long sequences is full."""
         rng = np.random.default_rng([self.seed, index])
         level = self.schedule.level(index / self.length, rng)
         batch = np.random.default_rng([self.seed, self.length + index // self.batch_size])
         task = self.schedule.task(batch, list(self.schedule.weights))
-        # Batches of several tiles cost four times as much, so they are half as many as the level's share.
-        wide = batch.random() < 0.5 * LEVELS[level].wide
+        wide = bool(batch.random() < LEVELS[level].wide)
         tasks = next(group for group in BATCHES if task in group)
+        is_long = tasks in (VIDEO_TASKS, ALBUM_TASKS) or (wide and level >= FIRST_WIDE_LEVEL)
+        if is_long and index % self.batch_size >= LONG_SHARE * self.batch_size:
+            return None
         sample = draw(self.schedule.task(rng, tasks), int(rng.integers(2**62)), "train", level, wide)
         if sample.frames and rng.random() < self.compressed_videos:
             sample.frames[:] = through_h264(sample.frames, sample.fps, int(rng.integers(18, 33)))
@@ -76,11 +81,16 @@ class DrawnSamples(Dataset):
 
 
 def conversation(sample: Sample, with_answer: bool) -> list[dict]:
-    """A sample as the chat messages of a user who asks about it."""
+    """A sample as the chat messages of a user who asks about it, and with answers all its turns."""
     visuals = [{"type": "image"}] * len(sample.images) + [{"type": "video"}] * bool(sample.frames)
     messages = [{"role": "user", "content": visuals + [{"type": "text", "text": sample.question}]}]
     if with_answer:
-        messages.append({"role": "assistant", "content": [{"type": "text", "text": sample.answer}]})
+        answer = sample.answer
+        for question, next_answer in sample.turns:
+            messages.append({"role": "assistant", "content": answer})
+            messages.append({"role": "user", "content": question})
+            answer = next_answer
+        messages.append({"role": "assistant", "content": answer})
     return messages
 
 
@@ -116,7 +126,7 @@ class Pages(Dataset):
 
     def __getitem__(self, index: int) -> Sample:
         rng = np.random.default_rng([self.seed, index])
-        return draw("page", int(rng.integers(2**62)), "train", int(rng.choice([1, 4, 4])))
+        return draw("page", int(rng.integers(2**62)), "train", int(rng.choice([1, 4])))
 
 
 class Collator:
@@ -129,8 +139,8 @@ class Collator:
         self.processor = processor
         self.points = patches_per_side * PATCH_SAMPLES
 
-    def __call__(self, samples: list[Sample]) -> dict[str, torch.Tensor]:
-        tokenizer = self.processor.tokenizer
+    def __call__(self, samples: list[Sample | None]) -> dict[str, torch.Tensor]:
+        samples = [sample for sample in samples if sample is not None]
         texts = [
             self.processor.apply_chat_template(conversation(sample, with_answer=True), tokenize=False)
             for sample in samples
@@ -140,16 +150,28 @@ class Collator:
         batch = self.processor(
             text=texts, images=images or None, videos=videos or None, padding=True, return_tensors="pt"
         )
-        # Left padding: a row ends with the answer, the end of turn and a line break. The position before an answer
-        # predicts its first token, so it is kept too.
-        answers = [tokenizer(s.answer + "<|im_end|>", add_special_tokens=False)["input_ids"] for s in samples]
-        labels = torch.full((len(samples), max(map(len, answers)) + 2), -100)
-        for row, answer in zip(labels, answers):
-            row[-1 - len(answer) : -1] = torch.tensor(answer)
-        batch["labels"] = labels
+        labels = self.answers_of(batch["input_ids"])
+        # Padding and visuals stand on the left: only the positions from the first answer on need logits. The one
+        # before it predicts its first token.
+        first = int((labels != -100).any(dim=0).nonzero()[0])
+        batch["labels"] = labels[:, first - 1 :]
         if images:
             batch["patch_labels"] = self._labels(samples)
         return dict(batch)
+
+    def answers_of(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """What an assistant says, its end of turn included; -100 elsewhere. `int[b, s] -> int[b, s]`."""
+        ids = self.processor.tokenizer.convert_tokens_to_ids
+        opening, end = [ids("<|im_start|>"), ids("assistant")], ids("<|im_end|>")
+        labels = []
+        for row in input_ids.tolist():
+            speaks, kept = False, []
+            for position, token in enumerate(row):
+                kept.append(token if speaks else -100)
+                # After the role comes a line break, and then the answer.
+                speaks = token != end if speaks else row[position - 2 : position] == opening
+            labels.append(kept)
+        return torch.tensor(labels)
 
     def pages(self, samples: list[Sample]) -> dict[str, torch.Tensor]:
         """Pages to a batch of tiles with their patch labels, and no text."""

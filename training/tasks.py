@@ -55,7 +55,8 @@ class Sample:
     """One question with its answer. Image tasks fill `images`, video tasks fill `frames`; the other list is empty.
 
     `labels` holds uint8[h, w, 2] per image or frame: an index into `WHAT_CLASSES` and one into `COLOUR_CLASSES`. They
-    describe the picture before blur, noise and compression, which do not move anything.
+    describe the picture before blur, noise and compression, which do not move anything. `turns` holds further
+    questions about the same picture with their answers, which only tasks of the training have.
     """
 
     task: str
@@ -65,6 +66,7 @@ class Sample:
     frames: list[np.ndarray] = field(default_factory=list)
     labels: list[np.ndarray] = field(default_factory=list)
     fps: float = 0.0
+    turns: list[tuple[str, str]] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -352,35 +354,37 @@ def write_text(d: Draw, text: str, single_tile: bool = False) -> Canvas:
                 return canvas
 
 
+NUMBER_QUESTIONS = (
+    "What number is written in the picture?",
+    "Which number do you see?",
+    "What is the number in the image?",
+    "Read the number.",
+)
+WORD_QUESTIONS = (
+    "What word is written in the picture?",
+    "Which word do you see?",
+    "What does the text say?",
+    "Read the word.",
+)
+
+
 def number(d: Draw) -> Sample:
     text = random_string(d, DIGITS, d.integer(*d.limits.digits))
-    question = d.pick(
-        (
-            "What number is written in the picture?",
-            "Which number do you see?",
-            "What is the number in the image?",
-            "Read the number.",
-        )
-    )
     canvas = write_text(d, text)
-    return Sample("number", question, text, images=[finish(d, canvas)], labels=[canvas.labels])
+    return Sample("number", d.pick(NUMBER_QUESTIONS), text, images=[finish(d, canvas)], labels=[canvas.labels])
 
 
-def word(d: Draw) -> Sample:
+def random_word(d: Draw) -> str:
     """Half of the training strings are no words, so that letters have to be read instead of guessed."""
     length = d.integer(*d.limits.letters)
     is_word = length > 2 and (d.split == "test" or d.chance(0.5))
-    text = d.pick(words_of_length(d.split, length)) if is_word else random_letters(d, length)
-    question = d.pick(
-        (
-            "What word is written in the picture?",
-            "Which word do you see?",
-            "What does the text say?",
-            "Read the word.",
-        )
-    )
+    return d.pick(words_of_length(d.split, length)) if is_word else random_letters(d, length)
+
+
+def word(d: Draw) -> Sample:
+    text = random_word(d)
     canvas = write_text(d, letter_case(d, text))
-    return Sample("word", question, text, images=[finish(d, canvas)], labels=[canvas.labels])
+    return Sample("word", d.pick(WORD_QUESTIONS), text, images=[finish(d, canvas)], labels=[canvas.labels])
 
 
 def add_lines(d: Draw, pixels: np.ndarray, palette: np.ndarray) -> None:
@@ -852,51 +856,89 @@ def _left_to_right(d: Draw, size: tuple[int, int], lines: list[Line]) -> list[tu
 
 
 def page(d: Draw) -> Sample:
-    """A canvas of one tile with rows of characters and shapes, to be read from top to bottom.
+    """A canvas of one tile with a number, a word and a row of objects, as far as there is room for them.
 
-    Only training draws it: many things to see and to say for the price of one picture.
+    Only training draws it: much to see and to be asked for the price of one picture.
     """
     size = 64, 64
     pixels, palette = background(d, size)
     canvas = Canvas(pixels)
-    top, rows = d.integer(0, 8), []
-    while top < size[1] - 9 and len(rows) <= d.level:
+    top, asked, placed = d.integer(0, 6), [], []
+    for row in d.pick_several(("number", "word", "objects"), 3):
         room = size[0] - 2 * MARGIN, min(size[1] - top, 9 * 5 ** d.rng.random())
-        if d.chance(0.25):
-            height, row = _row_of_shapes(d, canvas, top, room)
-        else:
-            height, row = _row_of_text(d, canvas, top, room, palette)
-        rows += [row] * bool(row)
-        top += height + d.integer(1, 3)
-    question = d.pick(("Read the picture.", "Read the text.", "What do you see?"))
-    return Sample("page", question, "\n".join(rows), images=[finish(d, canvas)], labels=[canvas.labels])
+        if room[1] < 9:
+            break
+        if row == "objects":
+            placed = _row_of_objects(d, canvas, top, room)
+            asked += d.pick_several(object_questions(d, placed), 5)
+            top += max([thing.size[1] for thing, _ in placed], default=0) + d.integer(1, 3)
+            continue
+        text = random_string(d, DIGITS, d.integer(*d.limits.digits)) if row == "number" else random_word(d)
+        line = fit_line(d.rng, letter_case(d, text), random_face(d.rng, d.split), room, (1.0, 1.0))
+        if line is not None:
+            left = MARGIN + d.integer(0, max(0, int(room[0] - line.size[0])))
+            canvas.write(line, left, top, *text_colour(d.rng, palette))
+            asked.append((d.pick(NUMBER_QUESTIONS if row == "number" else WORD_QUESTIONS), text))
+            top += line.size[1] + d.integer(1, 3)
+    return _asked_in_turns(d, "page", canvas, asked)
 
 
-def _row_of_text(d: Draw, canvas: Canvas, top: int, room: tuple[float, float], palette: np.ndarray) -> tuple[int, str]:
-    """Random characters of one face in a row; returns the height it took and what it says."""
-    face = random_face(d.rng, d.split)
-    length = max(1, round(room[0] / room[1] * d.rng.uniform(0.6, 1.8)))
-    text = letter_case(d, random_string(d, d.pick((DIGITS, LETTERS)), length))
-    line = fit_line(d.rng, text, face, room, (1.0, 1.0))
-    if line is None:
-        return 4, ""
-    left = MARGIN + d.integer(0, max(0, int(room[0] - line.size[0])))
-    canvas.write(line, left, top, *text_colour(d.rng, palette))
-    return line.size[1], text.lower()
+def objects(d: Draw) -> Sample:
+    """Several objects and several questions about them; only training draws it."""
+    size = image_size(d)
+    names = [(d.pick(SHAPES), d.pick(COLOURS)) for _ in range(d.integer(2, max(2, d.limits.objects)))]
+    placed = scatter(d, size, names, tile_grid(*size))
+    canvas = Canvas(background(d, size, [thing for thing, _ in placed])[0])
+    paint_all(canvas, placed)
+    return _asked_in_turns(d, "objects", canvas, object_questions(d, placed))
 
 
-def _row_of_shapes(d: Draw, canvas: Canvas, top: int, room: tuple[float, float]) -> tuple[int, str]:
-    """Coloured shapes in a row; returns the height it took and their names."""
-    side = max(12.0, room[1] - 2)
-    left, names = d.integer(0, 6), []
-    for name in random_names(d, 6):
+def _asked_in_turns(d: Draw, task: str, canvas: Canvas, asked: list[tuple[str, str]]) -> Sample:
+    (question, answer), *turns = d.pick_several(asked or [("How many objects are there?", "0")], 8)
+    return Sample(task, question, answer, images=[finish(d, canvas)], labels=[canvas.labels], turns=turns)
+
+
+def _row_of_objects(
+    d: Draw, canvas: Canvas, top: int, room: tuple[float, float]
+) -> list[tuple[Thing, tuple[int, int]]]:
+    """Coloured shapes painted in a row."""
+    side, left, placed = max(12.0, room[1] - 2), d.integer(0, 6), []
+    for name in random_names(d, d.integer(1, 6)):
         thing = make_thing(d.rng, *name, side * d.rng.uniform(0.8, 1.0))
         if left + thing.size[0] > canvas.labels.shape[1] or top + thing.size[1] > canvas.labels.shape[0]:
             break
-        canvas.paint(thing, left, top)
-        names.append(thing.name)
+        placed.append((thing, (left, top)))
         left += thing.size[0] + d.integer(1, 8)
-    return round(side), " ".join(names)
+    paint_all(canvas, placed)
+    return placed
+
+
+def object_questions(d: Draw, placed: list[tuple[Thing, tuple[int, int]]]) -> list[tuple[str, str]]:
+    """Questions that the objects of a picture answer: up to two each of colours, shapes and relations, and counts."""
+    things = [thing for thing, _ in placed]
+    kinds, colours = [thing.kind for thing in things], [thing.colour for thing in things]
+    names = [thing.name for thing in things]
+    asked = [(f"What colour is the {t.kind}?", t.colour) for t in things if kinds.count(t.kind) == 1][:2]
+    asked += [(f"What shape is {t.colour}?", t.kind) for t in things if colours.count(t.colour) == 1][:2]
+    if len(things) == 1:
+        asked = [(d.pick(("What is in the picture?", "What do you see?")), things[0].name)]
+    if things:
+        kind, colour = d.pick(kinds), d.pick(colours)
+        plural = "crosses" if kind == "cross" else f"{kind}s"
+        asked.append((d.pick(("How many objects are there?", "Count the objects.")), str(len(things))))
+        asked.append((d.pick((f"How many {plural} are there?", f"Count the {plural}.")), str(kinds.count(kind))))
+        asked.append((f"How many {colour} objects are there?", str(colours.count(colour))))
+    relations = []
+    for one, other in d.pick_several([(i, j) for i in range(len(things)) for j in range(len(things)) if i != j], 6):
+        if names.count(names[one]) > 1 or names.count(names[other]) > 1:
+            continue
+        (a, corner_a), (b, corner_b) = placed[one], placed[other]
+        offset = [corner_a[axis] + a.size[axis] / 2 - corner_b[axis] - b.size[axis] / 2 for axis in (0, 1)]
+        axis = int(abs(offset[1]) > abs(offset[0]))
+        if abs(offset[axis]) >= max(8, 1.5 * abs(offset[1 - axis])):
+            answer = (("left", "right"), ("above", "below"))[axis][offset[axis] > 0]
+            relations.append((f"Where is the {a.name} relative to the {b.name}?", answer))
+    return asked + relations[:2]
 
 
 _DRAWERS = {
@@ -911,8 +953,10 @@ _DRAWERS = {
     "flash": flash,
     "video_number": video_number,
     "page": page,
+    "objects": objects,
 }
-TASKS = tuple(task for task in _DRAWERS if task != "page")
+TRAINING_TASKS = ("page", "objects")
+TASKS = tuple(task for task in _DRAWERS if task not in TRAINING_TASKS)
 VIDEO_TASKS = ("direction", "order", "flash", "video_number")
 
 

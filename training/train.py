@@ -7,8 +7,9 @@ Trains the model in this repository from nothing, on what `training/tasks.py` dr
 Three stages, each a `Trainer` run that resumes from its last checkpoint and is skipped once finished:
 
 1. `patches`: the vision tower alone learns to say what each patch shows, which the generator knows.
-2. `curriculum`: the whole model answers questions of rising difficulty; the patch loss stays on as a second loss.
-3. `answers`: the full distribution, answers only.
+2. `curriculum`: the whole model answers questions of rising difficulty, many about a picture, which it sees in one
+   step (`T_img` 1); the patch loss stays on as a second loss.
+3. `answers`: the full distribution in the four steps of the released models.
 """
 
 import argparse
@@ -24,49 +25,51 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from training.data import PATCH_SAMPLES, Collator, DrawnSamples, Pages, Schedule, stable_seed
 from training.scenes import COLOUR_CLASSES, WHAT_CLASSES
+from training.tasks import TRAINING_TASKS
 
 
 ROOT = Path(__file__).resolve().parents[1]
 BACKGROUND_WEIGHT = 0.3
 TASK_WEIGHTS = {
-    "number": 5.0,
-    "word": 6.0,
+    "number": 4.0,
+    "word": 5.0,
     "shape_colour": 1.0,
-    "count": 1.5,
-    "relation": 1.5,
+    "count": 2.0,
+    "relation": 2.0,
     "multi_image": 1.5,
-    "direction": 0.4,
-    "order": 0.4,
-    "flash": 0.4,
-    "video_number": 0.9,
+    "direction": 0.6,
+    "order": 0.8,
+    "flash": 0.6,
+    "video_number": 1.2,
 }
 
 
 @dataclass(frozen=True)
 class Stage:
     """
-    One `Trainer` run. `patch_loss` and `answer_loss` weigh the two losses, `pages` the pages to read among the tasks.
+    One `Trainer` run.
 
-    Without an answer loss the data are pages, and the vision tower trains alone.
+    `patch_loss` and `answer_loss` weigh the two losses; without an answer loss the vision tower trains alone, on
+    pages. `many_questions` weighs pictures with many questions among the tasks. `image_steps` is T_img.
     """
 
     name: str
     steps: int
+    batch_size: int
     learning_rate: float
     patch_loss: float
     answer_loss: float
-    pages: float = 0.0
+    many_questions: float = 0.0
+    image_steps: int = 4
     first_level: int = 0
     settled: float = 0.7
     scheduler: str = "cosine"
 
 
 STAGES = (
-    Stage("patches", 2400, 2e-3, patch_loss=1.0, answer_loss=0.0),
-    Stage(
-        "curriculum", 2200, 1.5e-3, 0.3, 1.0, pages=6.0, first_level=1, settled=0.8, scheduler="constant_with_warmup"
-    ),
-    Stage("answers", 1500, 1.5e-3, 0.1, 1.0, pages=1.0, first_level=4),
+    Stage("patches", 2400, 64, 2e-3, 1.0, 0.0),
+    Stage("curriculum", 2600, 16, 1e-3, 0.2, 1.0, 14.0, image_steps=1, scheduler="constant_with_warmup"),
+    Stage("answers", 700, 16, 7e-4, 0.1, 1.0, 6.0, first_level=2),
 )
 
 
@@ -120,9 +123,10 @@ class PatchSupervised(nn.Module):
             losses["patch_loss"] = self.loss_of_patches(first_steps, patch_labels)
         if pixel_values_videos is not None:
             encoded["video"] = self.pvc.get_video_features(pixel_values_videos, video_grid_thw)
-        # Answers stand at the end of a row, so logits are computed for the last positions only.
-        kept = labels.shape[1]
-        losses["answer_loss"] = self.pvc(**inputs, mm_encoder_outputs=encoded, labels=labels, logits_to_keep=kept).loss
+        # Labels are of the last positions of each row, from the first answer on.
+        losses["answer_loss"] = self.pvc(
+            **inputs, mm_encoder_outputs=encoded, labels=labels, logits_to_keep=labels.shape[1]
+        ).loss
         loss = self.answer_loss * losses["answer_loss"] + self.patch_loss * losses.get("patch_loss", 0.0)
         return {"loss": loss, **{name: value.detach() for name, value in losses.items()}}
 
@@ -145,15 +149,18 @@ def run_stage(stage: Stage, model: PatchSupervised, processor, output: Path, arg
     """Trains one stage, from its last checkpoint if there is one, and leaves `output/stage.name/final`."""
     folder = output / stage.name
     model.patch_loss, model.answer_loss = stage.patch_loss, stage.answer_loss
+    model.pvc.config.num_image_steps = processor.num_image_steps = stage.image_steps
+    weights = {**TASK_WEIGHTS, **dict.fromkeys(TRAINING_TASKS, stage.many_questions / 2)}
+    batch_size = args.batch_size or stage.batch_size
     steps = max(1, round(stage.steps * args.steps_scale))
-    seed, length = stable_seed(stage.name) + args.seed, steps * args.batch_size
-    schedule = Schedule({**TASK_WEIGHTS, "page": stage.pages}, stage.first_level, stage.settled)
-    dataset = DrawnSamples(length, args.batch_size, seed, schedule) if stage.answer_loss else Pages(length, seed)
+    seed, length = stable_seed(stage.name) + args.seed, steps * batch_size
+    schedule = Schedule(weights, stage.first_level, stage.settled)
+    dataset = DrawnSamples(length, batch_size, seed, schedule) if stage.answer_loss else Pages(length, seed)
     collator = Collator(processor, model.pvc.config.vision_config.grid_size)
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
-        per_device_train_batch_size=args.batch_size,
+        per_device_train_batch_size=batch_size,
         learning_rate=stage.learning_rate,
         lr_scheduler_type=stage.scheduler,
         warmup_steps=min(300, steps // 5),
@@ -218,7 +225,7 @@ def main():
     names = [stage.name for stage in STAGES]
     parser.add_argument("--output", type=Path, default=ROOT / "runs")
     parser.add_argument("--stages", nargs="+", choices=names, default=names)
-    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--batch-size", type=int, help="instead of each stage's own")
     parser.add_argument("--steps-scale", type=float, default=1.0, help="multiplies the steps of every stage")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
