@@ -4,8 +4,8 @@ Exact-match accuracy of a model on held-out samples of every task.
 
     python -m training.evaluate --model . --samples 200
 
-Seeds, fonts, backgrounds and strings are those of the test split. Pictures pass through JPEG or PNG files and videos
-through real H.264 mp4 files, and everything through the processor, as a user's files would.
+Seeds, fonts, backgrounds and strings are those of the test split. Half of the pictures were compressed by JPEG, videos
+are decoded from real H.264 mp4 files, and everything passes through the processor, as a user's files would.
 """
 
 import argparse
