@@ -30,7 +30,7 @@ def samples(task, number=25, level=tasks.LAST_LEVEL):
 
 def names_in(labels):
     """The (what, colour) pairs that a label array shows, as class names."""
-    pairs = np.unique(labels.reshape(-1, 2), axis=0).tolist()
+    pairs = np.unique(labels[..., :2].reshape(-1, 2), axis=0).tolist()
     return {(WHAT_CLASSES[what], COLOUR_CLASSES[colour]) for what, colour in pairs if what or colour}
 
 
@@ -87,8 +87,9 @@ def test_every_task_draws_at_every_level(task, level):
         assert len(pictures) == len(sample.labels)
         for picture, labels in zip(pictures, sample.labels, strict=True):
             assert picture.dtype == labels.dtype == np.uint8
-            assert picture.shape == (*labels.shape[:2], 3) and labels.shape[2] == 2
+            assert picture.shape == (*labels.shape[:2], 3) and labels.shape[2] == 4
             assert labels[..., 0].max() < len(WHAT_CLASSES) and labels[..., 1].max() < len(COLOUR_CLASSES)
+            assert labels[..., 2].max() <= scenes.HIGHEST_RANK
         if sample.frames:
             assert 4 <= len(sample.frames) <= max(tasks.LEVELS[level].frames) and 4 <= sample.fps <= 10
             assert all(side % 2 == 0 for side in sample.frames[0].shape[:2])
@@ -194,6 +195,33 @@ def test_written_answer(task):
             assert "".join(shown) == sample.answer
 
 
+def read_by_rank(labels):
+    """The characters that a label array shows, in the order of their ranks."""
+    shown = {int(rank): WHAT_CLASSES[what] for what, _, rank, _ in labels.reshape(-1, 4) if rank}
+    return [shown[rank] for rank in sorted(shown)]
+
+
+@pytest.mark.parametrize("task", ["number", "word", "video_number"])
+def test_ranks_spell_the_answer(task):
+    for sample in samples(task, 10):
+        assert "".join(read_by_rank(np.stack(sample.labels) if sample.frames else sample.labels[0])) == sample.answer
+
+
+@pytest.mark.parametrize("task", ["flash", "order"])
+def test_ranks_number_the_events_of_a_video(task):
+    for sample in samples(task, 10):
+        ranks = runs(rank for rank in (int(labels[..., 2].max()) for labels in sample.labels) if rank)
+        assert ranks == list(range(1, 1 + (3 if task == "order" else int(sample.answer))))
+
+
+def test_ranks_number_objects_from_left_to_right():
+    for sample in samples("count", 10):
+        labels = sample.labels[0]
+        columns = [np.nonzero(labels[..., 2] == rank)[1].min() for rank in range(1, 1 + labels[..., 2].max())]
+        # Labels leave out the fainter edge of a shape.
+        assert min(np.diff(columns), default=0) >= -2
+
+
 def test_written_characters_stay_readable_in_tiles():
     for sample in samples("number", 40):
         labels = sample.labels[0]
@@ -293,6 +321,10 @@ def test_direction_answer(level):
         axis = 0 if sample.answer in ("left", "right") else 1
         assert abs(move[axis]) > 2 * abs(move[1 - axis]) and abs(move[axis]) > 0.2 * (width, height)[axis]
         assert (move[axis] > 0) == (sample.answer in ("right", "down"))
+        moving = scenes.MOTION_CLASSES.index(sample.answer)
+        for index, labels in enumerate(sample.labels):
+            motions = np.unique(labels[mask_of(labels, mover)][:, 3]).tolist()
+            assert motions == [moving if index else scenes.UNKNOWN]
 
 
 def test_order_answer():

@@ -4,6 +4,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,13 +12,23 @@ import torch
 from conftest import ROOT
 from transformers import AutoProcessor
 
-from training.data import PATCH_SAMPLES, Collator, DrawnSamples, Pages, Schedule, conversation, cut_labels
-from training.scenes import WHAT_CLASSES, tile_grid
-from training.tasks import LAST_LEVEL, TASKS, VIDEO_TASKS, draw
-from training.train import TASK_WEIGHTS
+from training.data import (
+    ALBUM_TASKS,
+    IMAGE_TASKS,
+    POINTS,
+    Collator,
+    DrawnSamples,
+    Schedule,
+    conversation,
+    cut_labels,
+)
+from training.scenes import UNKNOWN, WHAT_CLASSES, tile_grid
+from training.tasks import LAST_LEVEL, VIDEO_TASKS, draw
+from training.train import TASK_WEIGHTS, MuonWithAdamW
 
 
-POINTS = 8 * PATCH_SAMPLES
+TOKENS_PER_SIDE = 4
+SIDE = TOKENS_PER_SIDE * POINTS
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +36,10 @@ def processor():
     return AutoProcessor.from_pretrained(ROOT, trust_remote_code=True)
 
 
-def test_only_answers_carry_loss(processor):
-    samples = [draw(task, seed, "train") for seed, task in enumerate(TASKS)]
-    batch = Collator(processor, 8)(samples)
+@pytest.mark.parametrize("tasks", [IMAGE_TASKS + ALBUM_TASKS, VIDEO_TASKS], ids=["images", "videos"])
+def test_only_answers_carry_loss(processor, tasks):
+    samples = [replace(draw(task, seed, "train"), turns=[]) for seed, task in enumerate(tasks)]
+    batch = Collator(processor, TOKENS_PER_SIDE)(samples)
     end = processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
     for sample, ids, labels in zip(samples, batch["input_ids"], batch["labels"]):
         kept = labels[labels != -100]
@@ -39,7 +51,7 @@ def test_only_answers_carry_loss(processor):
 
 def test_every_turn_of_an_assistant_carries_loss(processor):
     samples = [draw(task, seed, "train") for seed, task in enumerate(("page", "objects"))]
-    batch = Collator(processor, 8)([*samples, None])
+    batch = Collator(processor, TOKENS_PER_SIDE)([*samples, None])
     assert len(batch["labels"]) == 2
     for sample, labels in zip(samples, batch["labels"]):
         answers = [sample.answer, *(answer for _, answer in sample.turns)]
@@ -66,31 +78,60 @@ def test_labels_are_cut_as_pixels_are(processor):
     """Paint each label as a grey level: what the processor cuts from that picture is what `cut_labels` cuts."""
     height, width = 120, 250
     grid = tile_grid(width, height)
-    labels = np.zeros((height, width, 2), np.uint8)
+    labels = np.zeros((height, width, 4), np.uint8)
     labels[: height // 2, : width // 3, 0] = 40
     labels[height // 2 :, width // 2 :, 0] = 200
     picture = np.repeat(labels[..., :1], 3, axis=2)
     tiles = processor.image_processor(
         [picture], do_normalize=False, do_rescale=False, return_tensors="pt", input_data_format="channels_last"
     )["pixel_values"][:, 0]
-    cut = cut_labels(labels, grid, POINTS, thumbnail=True)
+    cut = cut_labels(labels, grid, SIDE, thumbnail=True)
     assert len(cut) == len(tiles) == grid[0] * grid[1] + 1
-    centres = tiles.unflatten(1, (POINTS, -1)).unflatten(3, (POINTS, -1))[:, :, 2, :, 2]
+    centres = tiles.unflatten(1, (SIDE, -1)).unflatten(3, (SIDE, -1))[:, :, 2, :, 2]
     agreement = (torch.from_numpy(cut[..., 0]) == centres.round()).float().mean()
     assert agreement > 0.9
+    assert (cut[:-1, ..., 2] == UNKNOWN).all() and not cut[-1, ..., 2].any()
 
 
-def test_patch_labels_are_ordered_by_patch(processor):
+@pytest.mark.parametrize("with_text", [True, False])
+def test_token_labels_are_ordered_by_token(processor, with_text):
     samples = [draw("number", seed, "train", 0) for seed in range(4)]
-    labels = Collator(processor, 8)(samples)["patch_labels"]
+    labels = Collator(processor, TOKENS_PER_SIDE, with_text)(samples)["token_labels"]
     for sample, points in zip(samples, labels):
-        expected = cut_labels(sample.labels[0], (1, 1), POINTS, thumbnail=True)[0]
-        for patch in (0, 27, 36, 63):
-            row, column = divmod(patch, 8)
-            block = expected[2 * row : 2 * row + 2, 2 * column : 2 * column + 2].reshape(-1, 2)
-            assert np.array_equal(points[4 * patch : 4 * patch + 4].numpy(), block)
-        seen = {WHAT_CLASSES[index] for index in points[:, 0].tolist()} - {"background"}
+        expected = cut_labels(sample.labels[0], (1, 1), SIDE, thumbnail=True)[0]
+        for token in (0, 6, 9, 15):
+            row, column = (POINTS * place for place in divmod(token, TOKENS_PER_SIDE))
+            block = expected[row : row + POINTS, column : column + POINTS].reshape(-1, 4)
+            assert np.array_equal(points[token].numpy(), block)
+        seen = {WHAT_CLASSES[index] for index in points[..., 0].flatten().tolist()} - {"background"}
         assert seen == set(sample.answer)
+
+
+def test_labels_of_videos_are_one_per_frame(processor):
+    samples = [draw("flash", seed, "train") for seed in range(3)]
+    batch = Collator(processor, TOKENS_PER_SIDE, with_text=False)(samples)
+    assert len(batch["token_labels"]) == len(batch["pixel_values_videos"]) == sum(len(s.frames) for s in samples)
+
+
+def test_the_optimizer_trains_all_and_resumes():
+    def run(steps, state=None):
+        torch.manual_seed(0)
+        matrix, bias = (torch.nn.Parameter(torch.randn(*size)) for size in ((6, 4), (6,)))
+        optimizer = MuonWithAdamW([matrix], [bias], lr=0.1)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
+        for step in range(steps):
+            if step == 2 and state:
+                optimizer.load_state_dict(optimizer.state_dict())
+            (matrix @ torch.ones(4) + bias).square().sum().backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            scheduler.step()
+        return matrix.detach(), bias.detach(), [group["lr"] for group in optimizer.param_groups]
+
+    before, after, again = run(0), run(4), run(4, state=True)
+    assert not torch.equal(before[0], after[0]) and not torch.equal(before[1], after[1])
+    assert torch.equal(after[0], again[0]) and torch.equal(after[1], again[1])
+    assert after[2] == [0.1 / 16, 0.015 / 16]
 
 
 def test_an_index_alone_decides_a_sample():
@@ -100,7 +141,6 @@ def test_an_index_alone_decides_a_sample():
     assert (first.question, first.answer) == (again.question, again.answer)
     assert all(np.array_equal(a, b) for a, b in zip(first.labels, again.labels))
     assert not all(np.array_equal(a, b) for a, b in zip(first.labels, other_seed.labels))
-    assert np.array_equal(Pages(10, 7)[3].labels[0], Pages(10, 7)[3].labels[0])
 
 
 def test_levels_rise_and_batches_are_of_one_kind():
@@ -124,9 +164,9 @@ def test_the_command_resumes_and_finishes(tmp_path):
     command += ["--steps-scale", "0.001", "--save-steps", "1", "--logging-steps", "1"]
     for name in ("whole", "parts"):
         if name == "parts":
-            subprocess.run([*command, "--output", tmp_path / name, "--stages", "patches"], cwd=ROOT, check=True)
+            subprocess.run([*command, "--output", tmp_path / name, "--stages", "tokens"], cwd=ROOT, check=True)
         subprocess.run([*command, "--output", tmp_path / name], cwd=ROOT, check=True)
     weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "parts")]
     assert weights[0] == weights[1]
     log = json.loads((tmp_path / "whole" / "curriculum" / "log.json").read_text())
-    assert {"answer_loss", "patch_loss"} <= set(log[0])
+    assert {"answer_loss", "token_loss"} <= set(log[0])

@@ -9,19 +9,17 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from training.scenes import through_h264, tile_grid
+from training.scenes import UNKNOWN, through_h264, tile_grid
 from training.tasks import LAST_LEVEL, LEVELS, TASKS, TRAINING_TASKS, VIDEO_TASKS, Sample, draw
 
 
-# Each patch is labelled at PATCH_SAMPLES x PATCH_SAMPLES points of it.
-PATCH_SAMPLES = 2
+# Each token of the vision tower is labelled at POINTS x POINTS points of the square that it stands for.
+POINTS = 4
 # Tasks whose sequences are alike in length share batches.
 ALBUM_TASKS = ("multi_image",)
 IMAGE_TASKS = tuple(task for task in TASKS if task not in (*VIDEO_TASKS, *ALBUM_TASKS))
 BATCHES = (VIDEO_TASKS, ALBUM_TASKS, TRAINING_TASKS, IMAGE_TASKS)
 FIRST_WIDE_LEVEL = next(number for number, level in enumerate(LEVELS) if level.wide)
-# Batches of long sequences hold this share of the samples.
-LONG_SHARE = 0.375
 
 
 @dataclass(frozen=True)
@@ -50,14 +48,23 @@ class DrawnSamples(Dataset):
     """
     Samples drawn as they are asked for: the index alone decides the sample, so an interrupted run resumes on the
     same data and no two indices see the same picture. What makes sequences unlike in length, images or videos and one
-    tile or several, is decided per batch.
+    tile or several, is decided per batch; batches of long sequences hold `long_share` of the samples.
     """
 
-    def __init__(self, length: int, batch_size: int, seed: int, schedule: Schedule, compressed_videos: float = 0.3):
+    def __init__(
+        self,
+        length: int,
+        batch_size: int,
+        seed: int,
+        schedule: Schedule,
+        long_share: float = 0.375,
+        compressed_videos: float = 0.3,
+    ):
         self.length = length
         self.batch_size = batch_size
         self.seed = seed
         self.schedule = schedule
+        self.long_share = long_share
         self.compressed_videos = compressed_videos
 
     def __len__(self) -> int:
@@ -72,7 +79,7 @@ class DrawnSamples(Dataset):
         wide = bool(batch.random() < LEVELS[level].wide)
         tasks = next(group for group in BATCHES if task in group)
         is_long = tasks in (VIDEO_TASKS, ALBUM_TASKS) or (wide and level >= FIRST_WIDE_LEVEL)
-        if is_long and index % self.batch_size >= LONG_SHARE * self.batch_size:
+        if is_long and index % self.batch_size >= self.long_share * self.batch_size:
             return None
         sample = draw(self.schedule.task(rng, tasks), int(rng.integers(2**62)), "train", level, wide)
         if sample.frames and rng.random() < self.compressed_videos:
@@ -96,9 +103,10 @@ def conversation(sample: Sample, with_answer: bool) -> list[dict]:
 
 def cut_labels(labels: np.ndarray, grid: tuple[int, int], points: int, thumbnail: bool) -> np.ndarray:
     """
-    Labels of a picture at the points of its tiles: `uint8[h, w, 2] -> uint8[tiles, points, points, 2]`.
+    Labels of a picture at the points of its tiles: `uint8[h, w, 4] -> uint8[tiles, points, points, 4]`.
 
-    `grid` is (columns, rows) of tiles; the thumbnail comes last, as the image processor orders them.
+    `grid` is (columns, rows) of tiles; the thumbnail comes last, as the image processor orders them. Tiles are encoded
+    one by one, so of several tiles only the thumbnail keeps its ranks.
     """
     columns, rows = grid
 
@@ -107,56 +115,48 @@ def cut_labels(labels: np.ndarray, grid: tuple[int, int], points: int, thumbnail
         x = ((np.arange(width) + 0.5) * labels.shape[1] / width).astype(int)
         return labels[y[:, None], x]
 
-    tiles = resize(rows * points, columns * points).reshape(rows, points, columns, points, 2)
-    tiles = tiles.transpose(0, 2, 1, 3, 4).reshape(rows * columns, points, points, 2)
+    tiles = resize(rows * points, columns * points).reshape(rows, points, columns, points, 4)
+    tiles = tiles.transpose(0, 2, 1, 3, 4).reshape(rows * columns, points, points, 4)
+    if rows * columns > 1:
+        tiles[..., 2] = UNKNOWN
     if thumbnail and rows * columns > 1:
         tiles = np.concatenate([tiles, resize(points, points)[None]])
     return tiles
 
 
-class Pages(Dataset):
-    """Pages full of characters and shapes, drawn as they are asked for."""
-
-    def __init__(self, length: int, seed: int):
-        self.length = length
-        self.seed = seed
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __getitem__(self, index: int) -> Sample:
-        rng = np.random.default_rng([self.seed, index])
-        return draw("page", int(rng.integers(2**62)), "train", int(rng.choice([1, 4])))
-
-
 class Collator:
     """
     Samples to a batch: the processor's tensors, `labels` of the last positions of each row (only answers carry loss)
-    and, per image tile, `patch_labels` `uint8[tiles, n * PATCH_SAMPLES^2, 2]` of what the patches show.
+    and, per image tile or video frame, `token_labels` `uint8[frames, tokens, POINTS^2, 4]` of what the tokens show.
+
+    `tokens_per_side` is the root of the tokens per frame. Without `with_text` there are only pixels and their labels.
     """
 
-    def __init__(self, processor, patches_per_side: int):
+    def __init__(self, processor, tokens_per_side: int, with_text: bool = True):
         self.processor = processor
-        self.points = patches_per_side * PATCH_SAMPLES
+        self.tokens_per_side = tokens_per_side
+        self.with_text = with_text
 
     def __call__(self, samples: list[Sample | None]) -> dict[str, torch.Tensor]:
         samples = [sample for sample in samples if sample is not None]
+        images = [image for sample in samples for image in sample.images] or None
+        videos = [np.stack(sample.frames) for sample in samples if sample.frames] or None
+        if not self.with_text:
+            processor, visuals = self.processor.image_processor, images
+            if videos:
+                processor, visuals = self.processor.video_processor, videos
+            return {**processor(visuals, return_tensors="pt"), "token_labels": self.token_labels(samples)}
         texts = [
             self.processor.apply_chat_template(conversation(sample, with_answer=True), tokenize=False)
             for sample in samples
         ]
-        images = [image for sample in samples for image in sample.images]
-        videos = [np.stack(sample.frames) for sample in samples if sample.frames]
-        batch = self.processor(
-            text=texts, images=images or None, videos=videos or None, padding=True, return_tensors="pt"
-        )
+        batch = self.processor(text=texts, images=images, videos=videos, padding=True, return_tensors="pt")
         labels = self.answers_of(batch["input_ids"])
         # Padding and visuals stand on the left: only the positions from the first answer on need logits. The one
         # before it predicts its first token.
         first = int((labels != -100).any(dim=0).nonzero()[0])
         batch["labels"] = labels[:, first - 1 :]
-        if images:
-            batch["patch_labels"] = self._labels(samples)
+        batch["token_labels"] = self.token_labels(samples)
         return dict(batch)
 
     def answers_of(self, input_ids: torch.Tensor) -> torch.Tensor:
@@ -173,20 +173,18 @@ class Collator:
             labels.append(kept)
         return torch.tensor(labels)
 
-    def pages(self, samples: list[Sample]) -> dict[str, torch.Tensor]:
-        """Pages to a batch of tiles with their patch labels, and no text."""
-        images = [image for sample in samples for image in sample.images]
-        pixel_values = self.processor.image_processor(images, return_tensors="pt")["pixel_values"]
-        return {"pixel_values": pixel_values, "patch_labels": self._labels(samples)}
-
-    def _labels(self, samples: list[Sample]) -> torch.Tensor:
-        pictures = [picture for sample in samples if sample.images for picture in sample.labels]
-        cuts = [cut_labels(p, tile_grid(p.shape[1], p.shape[0]), self.points, thumbnail=True) for p in pictures]
+    def token_labels(self, samples: list[Sample]) -> torch.Tensor:
+        """Labels of every tile or frame of a batch, grouped by token."""
+        side = self.tokens_per_side
+        cuts = []
+        for sample in samples:
+            for picture in sample.labels:
+                grid = (1, 1) if sample.frames else tile_grid(picture.shape[1], picture.shape[0])
+                cuts.append(cut_labels(picture, grid, side * POINTS, thumbnail=True))
         points = torch.from_numpy(np.concatenate(cuts))
-        # (h r) (w s) c -> (h w) (r s) c: the points of a patch together.
-        side = self.points // PATCH_SAMPLES
-        points = points.unflatten(1, (side, PATCH_SAMPLES)).unflatten(3, (side, PATCH_SAMPLES))
-        return points.transpose(2, 3).flatten(1, 4)
+        # t (h r) (w s) c -> t (h w) (r s) c: the points of a token together.
+        points = points.unflatten(1, (side, POINTS)).unflatten(3, (side, POINTS))
+        return points.transpose(2, 3).flatten(1, 2).flatten(2, 3)
 
 
 def stable_seed(name: str) -> int:

@@ -28,12 +28,12 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="the folder that training.train wrote")
     args = parser.parse_args()
-    print("| stage | up to step | patch loss | answer loss |\n|---|---|---|---|")
+    print("| stage | up to step | token loss | answer loss |\n|---|---|---|---|")
     for stage in STAGES:
         log = json.loads((args.output / stage.name / "log.json").read_text())
         for rows in filter(None, quarters(log)):
-            patch_loss = mean(rows, "patch_loss") or mean(rows, "loss")
-            print(f"| {stage.name} | {rows[-1]['step']} | {patch_loss} | {mean(rows, 'answer_loss')} |")
+            token_loss = mean(rows, "token_loss") or mean(rows, "loss")
+            print(f"| {stage.name} | {rows[-1]['step']} | {token_loss} | {mean(rows, 'answer_loss')} |")
 
 
 if __name__ == "__main__":

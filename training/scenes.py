@@ -5,8 +5,8 @@ Design decisions:
 
 - Every background is one scalar field in [0, 1] mapped onto the line between two colours, so contrast with text and
   objects is checked on those two colours instead of on pixels.
-- Every object and every glyph has a colour with a name; a `Canvas` paints it and writes its two labels in the same
-  call, so labels cannot drift away from the picture.
+- Every object and every glyph has a name, a colour with a name, a rank (its place in the line, or in time) and a
+  motion. A `Canvas` paints it and writes these four labels in the same call, so labels cannot drift away.
 - What the test split must not share with training (font families, textures) is stated here as one table per split.
 
 Sizes are (width, height) in pixels, as in Pillow; arrays are indexed [row, column].
@@ -50,6 +50,11 @@ COLOURS = tuple(COLOUR_RANGES)
 
 WHAT_CLASSES = ("background", *DIGITS, *LETTERS, *SHAPES)
 COLOUR_CLASSES = ("background", *COLOURS)
+# Ranks start at 1; 0 is the background and what has none.
+HIGHEST_RANK = 9
+MOTION_CLASSES = ("none", "left", "right", "up", "down")
+# A label that a causal encoder, or one that sees a tile alone, cannot know.
+UNKNOWN = 255
 WHAT_INDEX = {name: index for index, name in enumerate(WHAT_CLASSES)}
 COLOUR_INDEX = {name: index for index, name in enumerate(COLOUR_CLASSES)}
 
@@ -454,11 +459,11 @@ def fit_line(
 
 
 class Canvas:
-    """A picture in progress: float[h, w, 3] pixels in [0, 255] and uint8[h, w, 2] labels."""
+    """A picture in progress: float[h, w, 3] pixels in [0, 255], uint8[h, w, 4] labels (what, colour, rank, motion)."""
 
     def __init__(self, pixels: np.ndarray):
         self.pixels = np.array(pixels, dtype=np.float32)
-        self.labels = np.zeros((*pixels.shape[:2], 2), np.uint8)
+        self.labels = np.zeros((*pixels.shape[:2], 4), np.uint8)
 
     def copy(self) -> "Canvas":
         other = Canvas(self.pixels)
@@ -469,20 +474,20 @@ class Canvas:
         region = self.pixels[y : y + mask.shape[0], x : x + mask.shape[1]]
         region += mask[..., None] * (rgb.astype(np.float32) - region)
 
-    def paint(self, thing: Thing, x: int, y: int) -> None:
+    def paint(self, thing: Thing, x: int, y: int, rank: int = 1, motion: int = 0) -> None:
         """Paint a shape with its top left corner at (x, y) and label its filled pixels."""
         self._blend(thing.mask, x, y, thing.rgb)
         region = self.labels[y : y + thing.mask.shape[0], x : x + thing.mask.shape[1]]
-        region[thing.mask >= 0.5] = (WHAT_INDEX[thing.kind], COLOUR_INDEX[thing.colour])
+        region[thing.mask >= 0.5] = (WHAT_INDEX[thing.kind], COLOUR_INDEX[thing.colour], rank, motion)
 
-    def write(self, line: Line, x: int, y: int, colour: str, rgb: np.ndarray) -> None:
+    def write(self, line: Line, x: int, y: int, colour: str, rgb: np.ndarray, first_rank: int = 1) -> None:
         """Write a line with its top left corner at (x, y) and label the ink bounding box of each character."""
-        for character, mask, left, top in line.glyphs:
+        for rank, (character, mask, left, top) in enumerate(line.glyphs, start=first_rank):
             self._blend(mask, x + left, y + top, rgb)
             ink = mask > 0.25
             rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
             box = np.s_[y + top + rows[0] : y + top + rows[-1] + 1, x + left + columns[0] : x + left + columns[-1] + 1]
-            self.labels[box] = (WHAT_INDEX[character], COLOUR_INDEX[colour])
+            self.labels[box] = (WHAT_INDEX[character], COLOUR_INDEX[colour], rank, 0)
 
     def finish(self, rng: np.random.Generator, noise: float, blur: float, jpeg: bool) -> Image.Image:
         """The final RGB image; `noise` is a standard deviation in [0, 255], `blur` a radius in pixels."""

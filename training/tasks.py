@@ -25,9 +25,11 @@ from .scenes import (
     DIGITS,
     GRADIENTS,
     LETTERS,
+    MOTION_CLASSES,
     SHAPES,
     SPLITS,
     TEXTURES,
+    UNKNOWN,
     Canvas,
     Line,
     Thing,
@@ -54,9 +56,11 @@ MARGIN = 2
 class Sample:
     """One question with its answer. Image tasks fill `images`, video tasks fill `frames`; the other list is empty.
 
-    `labels` holds uint8[h, w, 2] per image or frame: an index into `WHAT_CLASSES` and one into `COLOUR_CLASSES`. They
-    describe the picture before blur, noise and compression, which do not move anything. `turns` holds further
-    questions about the same picture with their answers, which only tasks of the training have.
+    `labels` holds uint8[h, w, 4] per image or frame: an index into `WHAT_CLASSES`, one into `COLOUR_CLASSES`, the rank
+    (of a character in its line, of an object from left to right, of an event in time), from 1, and an index into
+    `MOTION_CLASSES`, `UNKNOWN` in the first frame of what will move. They describe the picture before blur, noise and
+    compression, which do not move anything. `turns` holds further questions about the same picture with their answers,
+    which only samples of the training split have.
     """
 
     task: str
@@ -317,8 +321,9 @@ def _scatter_on_cells(
 
 
 def paint_all(canvas: Canvas, placed: list[tuple[Thing, tuple[int, int]]]) -> None:
-    for thing, corner in placed:
-        canvas.paint(thing, *corner)
+    """Ranks run from left to right."""
+    for rank, (thing, corner) in enumerate(sorted(placed, key=lambda item: item[1]), start=1):
+        canvas.paint(thing, *corner, rank)
 
 
 def random_names(d: Draw, number: int) -> list[tuple[str, str]]:
@@ -552,13 +557,13 @@ def same_images(d: Draw) -> Sample:
     pixels, _ = background(d, size, [thing for thing, _ in placed + changed])
     canvases = [Canvas(pixels), Canvas(_resize(pixels, second_size))]
     paint_all(canvases[0], placed)
-    for thing, corner in changed:
+    for rank, (thing, corner) in enumerate(sorted(changed, key=lambda item: item[1]), start=1):
         # The box is scaled as a whole, so that neighbours cannot come to overlap.
         box = [round(value * factor) for value in box_at(corner, thing.size)]
         mask = _resize(thing.mask, (box[2] - box[0], box[3] - box[1]))
         left = min(box[0], second_size[0] - mask.shape[1])
         top = min(box[1], second_size[1] - mask.shape[0])
-        canvases[1].paint(Thing(thing.kind, thing.colour, thing.rgb, mask), left, top)
+        canvases[1].paint(Thing(thing.kind, thing.colour, thing.rgb, mask), left, top, rank)
     if d.chance(0.5):
         canvases.reverse()
     question = d.pick(
@@ -666,9 +671,9 @@ def direction(d: Draw) -> Sample:
     if still:
         plain.paint(still[0], *still[1])
     canvases = []
-    for corner in path:
+    for index, corner in enumerate(path):
         canvases.append(plain.copy())
-        canvases[-1].paint(mover, *corner)
+        canvases[-1].paint(mover, *corner, motion=MOTION_CLASSES.index(answer) if index else UNKNOWN)
     forms = [f"Which way does the {mover.name} move?", f"In which direction does the {mover.name} move?"]
     forms.append("Which way does the moving object go?" if still else "Which direction does the object move?")
     return Sample("direction", d.pick(forms), answer, **finish_frames(d, canvases))
@@ -705,7 +710,7 @@ def order(d: Draw) -> Sample:
         subjects = ("What came", "Which object came", "What was shown")
 
         def show(canvas: Canvas, event: int) -> None:
-            canvas.paint(things[event], *corners[event])
+            canvas.paint(things[event], *corners[event], rank=event + 1)
     else:
         answers = d.pick_several(DIGITS, 3)
         pixels, palette = background(d, size)
@@ -718,10 +723,14 @@ def order(d: Draw) -> Sample:
         subjects = ("What came", "Which number came", "What was shown")
 
         def show(canvas: Canvas, event: int) -> None:
-            canvas.write(lines[event], *corners[event], *style)
+            canvas.write(lines[event], *corners[event], *style, first_rank=event + 1)
 
     question = f"{d.pick(subjects)} {ORDINALS[place]}?"
-    return Sample("order", question, answers[place], **finish_frames(d, show_events(plain, shown, show)))
+    frames = finish_frames(d, show_events(plain, shown, show))
+    # A video is dear to encode, so in training it is asked about twice more.
+    others = [index for index in range(3) if index != place] if d.split == "train" else []
+    turns = [(f"{d.pick(subjects)} {ORDINALS[index]}?", answers[index]) for index in others]
+    return Sample("order", question, answers[place], turns=turns, **frames)
 
 
 def show_events(plain: Canvas, shown: list[int | None], show: Callable[[Canvas, int], None]) -> list[Canvas]:
@@ -760,10 +769,10 @@ def flash(d: Draw) -> Sample:
     if form == "background":
         bright, dark = _two_lights(d)
         canvases = []
-        for on in lit:
+        for on, rank in zip(lit, _ranks(lit), strict=True):
             name, rgb = bright if on else dark
             canvas = Canvas(np.broadcast_to(rgb, (size[1], size[0], 3)))
-            canvas.labels[..., 1] = COLOUR_CLASSES.index(name) if on else 0
+            canvas.labels[..., 1:3] = (COLOUR_CLASSES.index(name), rank) if on else 0
             canvases.append(canvas)
         forms = ["How many times did it flash?", "How many times did the picture flash?"]
         return Sample("flash", d.pick(forms), str(times), **finish_frames(d, canvases))
@@ -778,11 +787,17 @@ def flash(d: Draw) -> Sample:
         forms.append(f"How many times did the {thing.name} appear?")
     plain = Canvas(background(d, size, things)[0])
     canvases = []
-    for on in lit:
+    for on, rank in zip(lit, _ranks(lit), strict=True):
         canvases.append(plain.copy())
         if on or form == "light":
-            canvases[-1].paint(things[0 if on else -1], *corner)
+            canvases[-1].paint(things[0 if on else -1], *corner, rank)
     return Sample("flash", d.pick(forms), str(times), **finish_frames(d, canvases))
+
+
+def _ranks(lit: list[bool]) -> list[int]:
+    """Which flash each frame belongs to, from 1; 0 between them."""
+    starts = np.diff([0, *lit]) == 1
+    return (np.cumsum(starts) * np.array(lit)).tolist()
 
 
 def _two_lights(d: Draw) -> tuple[tuple[str, np.ndarray], tuple[str, np.ndarray]]:
@@ -822,7 +837,7 @@ def video_number(d: Draw) -> Sample:
     corners = _left_to_right(d, size, lines) if rightwards else [random_corner(d, size, line.size) for line in lines]
 
     def show(canvas: Canvas, event: int) -> None:
-        canvas.write(lines[event], *corners[event], *style)
+        canvas.write(lines[event], *corners[event], *style, first_rank=1 + sum(map(len, parts[:event])))
 
     question = d.pick(
         (

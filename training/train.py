@@ -6,10 +6,13 @@ Trains the model in this repository from nothing, on what `training/tasks.py` dr
 
 Three stages, each a `Trainer` run that resumes from its last checkpoint and is skipped once finished:
 
-1. `patches`: the vision tower alone learns to say what each patch shows, which the generator knows.
+1. `tokens`: the vision tower alone learns to say what each of its tokens shows, which the generator knows: characters,
+   shapes, colours, ranks in a line or in time, and motion.
 2. `curriculum`: the whole model answers questions of rising difficulty, many about a picture, which it sees in one
-   step (`T_img` 1); the patch loss stays on as a second loss.
+   step (`T_img` 1); the loss of the tokens stays on as a second loss.
 3. `answers`: the full distribution in the four steps of the released models.
+
+Matrices are trained by Muon (https://kellerjordan.github.io/posts/muon), the rest by AdamW.
 """
 
 import argparse
@@ -23,24 +26,24 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from training.data import PATCH_SAMPLES, Collator, DrawnSamples, Pages, Schedule, stable_seed
-from training.scenes import COLOUR_CLASSES, WHAT_CLASSES
+from training.data import POINTS, Collator, DrawnSamples, Schedule, stable_seed
+from training.scenes import COLOUR_CLASSES, HIGHEST_RANK, MOTION_CLASSES, UNKNOWN, WHAT_CLASSES
 from training.tasks import TRAINING_TASKS
 
 
 ROOT = Path(__file__).resolve().parents[1]
 BACKGROUND_WEIGHT = 0.3
 TASK_WEIGHTS = {
-    "number": 4.0,
-    "word": 5.0,
+    "number": 3.0,
+    "word": 4.0,
     "shape_colour": 1.0,
     "count": 2.0,
     "relation": 2.0,
-    "multi_image": 1.5,
-    "direction": 0.6,
-    "order": 0.8,
-    "flash": 0.6,
-    "video_number": 1.2,
+    "multi_image": 2.5,
+    "direction": 1.5,
+    "order": 1.5,
+    "flash": 1.5,
+    "video_number": 2.0,
 }
 
 
@@ -49,61 +52,63 @@ class Stage:
     """
     One `Trainer` run.
 
-    `patch_loss` and `answer_loss` weigh the two losses; without an answer loss the vision tower trains alone, on
-    pages. `many_questions` weighs pictures with many questions among the tasks. `image_steps` is T_img.
+    `token_loss` and `answer_loss` weigh the two losses; without an answer loss the vision tower trains alone.
+    `many_questions` weighs pictures with many questions among the tasks. `image_steps` is T_img. `learning_rate` is
+    Muon's, whose updates have a norm that does not depend on the gradient's.
     """
 
     name: str
     steps: int
     batch_size: int
     learning_rate: float
-    patch_loss: float
+    token_loss: float
     answer_loss: float
     many_questions: float = 0.0
     image_steps: int = 4
     first_level: int = 0
     settled: float = 0.7
+    long_share: float = 0.375
     scheduler: str = "cosine"
 
 
+ADAMW_LEARNING_RATE = 0.15  # of Muon's
 STAGES = (
-    Stage("patches", 2400, 64, 2e-3, 1.0, 0.0),
-    Stage("curriculum", 2600, 16, 1e-3, 0.2, 1.0, 14.0, image_steps=1, scheduler="constant_with_warmup"),
-    Stage("answers", 700, 16, 7e-4, 0.1, 1.0, 6.0, first_level=2),
+    Stage("tokens", 2000, 64, 2e-2, 1.0, 0.0, 20.0, image_steps=1, settled=0.4, long_share=0.15),
+    Stage("curriculum", 14000, 24, 5e-3, 0.2, 1.0, 8.0, image_steps=1, settled=0.3),
+    Stage("answers", 700, 16, 5e-3, 0.1, 1.0, 6.0, first_level=2),
 )
 
 
-class PatchSupervised(nn.Module):
+class TokenSupervised(nn.Module):
     """
-    PVC with a head that names what each patch shows, for training only.
+    PVC with a head that names what each token of the vision tower shows, for training only.
 
-    The head is one linear layer on the vision tower's last hidden states: the classes of what and of which colour is
-    at PATCH_SAMPLES^2 points of the patch.
+    The head is one linear layer on the compressed tokens: the classes of what, of which colour, of which rank
+    and moving which way is at POINTS^2 points of the square that the token stands for.
     """
 
-    def __init__(self, pvc: nn.Module, patch_loss: float = 1.0, answer_loss: float = 1.0):
+    def __init__(self, pvc: nn.Module, token_loss: float = 1.0, answer_loss: float = 1.0):
         super().__init__()
         self.pvc = pvc
-        self.patch_loss = patch_loss
+        self.token_loss = token_loss
         self.answer_loss = answer_loss
-        self.classes = (len(WHAT_CLASSES), len(COLOUR_CLASSES))
-        self.head = nn.Linear(pvc.config.vision_config.hidden_size, PATCH_SAMPLES**2 * sum(self.classes))
+        self.classes = (len(WHAT_CLASSES), len(COLOUR_CLASSES), 1 + HIGHEST_RANK, len(MOTION_CLASSES))
+        self.head = nn.Linear(pvc.config.vision_config.projection_dim, POINTS**2 * sum(self.classes))
 
-    def loss_of_patches(self, hidden_states: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of both labels: `float[rows, 1 + n, d], uint8[rows, n * points, 2] -> float[]`."""
-        labels = labels.long()
-        scores = self.head(hidden_states[:, 1:]).unflatten(-1, (PATCH_SAMPLES**2, -1)).flatten(1, 2)
+    def loss_of_tokens(self, tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Sum of four cross-entropies: `float[t, n, D], uint8[t, n, points, 4] -> float[]`."""
+        scores = self.head(tokens).unflatten(-1, (POINTS**2, -1)).flatten(0, 2).float()
         loss = 0.0
-        for part, kind in zip(scores.float().split(self.classes, dim=-1), labels.unbind(-1)):
+        for part, kind in zip(scores.split(self.classes, dim=-1), labels.long().flatten(0, 2).unbind(-1)):
             # Most of a picture is background, which is learned in no time.
             weight = torch.ones(part.shape[-1], device=part.device)
             weight[0] = BACKGROUND_WEIGHT
-            loss = loss + nn.functional.cross_entropy(part.flatten(0, 1), kind.flatten(), weight=weight)
+            loss = loss + nn.functional.cross_entropy(part, kind, weight=weight, ignore_index=UNKNOWN)
         return loss
 
     def forward(
         self,
-        patch_labels: torch.Tensor | None = None,
+        token_labels: torch.Tensor,
         labels: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         image_grid_thw: torch.Tensor | None = None,
@@ -111,62 +116,110 @@ class PatchSupervised(nn.Module):
         video_grid_thw: torch.Tensor | None = None,
         **inputs,
     ) -> dict[str, torch.Tensor]:
-        if not self.answer_loss:
-            # A page is a clip of one step: what it shows does not need T_img of them.
-            hidden_states = self.pvc.model.vision_tower(pixel_values).last_hidden_state
-            return {"loss": self.loss_of_patches(hidden_states, patch_labels)}
-        encoded, losses = {}, {}
         if pixel_values is not None:
-            encoded["image"] = self.pvc.get_image_features(pixel_values, image_grid_thw)
-            # The first step of a tile names its patches; the later ones are free to say something else.
-            first_steps = encoded["image"].last_hidden_state[:: self.pvc.config.num_image_steps]
-            losses["patch_loss"] = self.loss_of_patches(first_steps, patch_labels)
-        if pixel_values_videos is not None:
-            encoded["video"] = self.pvc.get_video_features(pixel_values_videos, video_grid_thw)
-        # Labels are of the last positions of each row, from the first answer on.
-        losses["answer_loss"] = self.pvc(
-            **inputs, mm_encoder_outputs=encoded, labels=labels, logits_to_keep=labels.shape[1]
-        ).loss
-        loss = self.answer_loss * losses["answer_loss"] + self.patch_loss * losses.get("patch_loss", 0.0)
+            encoded = {"image": self.pvc.get_image_features(pixel_values, image_grid_thw)}
+            steps = self.pvc.config.num_image_steps
+        else:
+            encoded = {"video": self.pvc.get_video_features(pixel_values_videos, video_grid_thw)}
+            steps = 1
+        (features,) = encoded.values()
+        # The first step of a tile says what it shows; the later ones are free to say something else.
+        tokens = torch.cat(features.pooler_output).unflatten(0, (-1, steps, token_labels.shape[1]))[:, 0]
+        losses = {"token_loss": self.loss_of_tokens(tokens, token_labels)}
+        loss = self.token_loss * losses["token_loss"]
+        if labels is not None:
+            # Labels are of the last positions of each row, from the first answer on.
+            losses["answer_loss"] = self.pvc(
+                **inputs, mm_encoder_outputs=encoded, labels=labels, logits_to_keep=labels.shape[1]
+            ).loss
+            loss = loss + self.answer_loss * losses["answer_loss"]
         return {"loss": loss, **{name: value.detach() for name, value in losses.items()}}
 
 
+class MuonWithAdamW(torch.optim.Optimizer):
+    """`torch.optim.Muon` for `matrices` and AdamW, at `ADAMW_LEARNING_RATE` of its rate, for `others`."""
+
+    def __init__(
+        self, matrices: list[nn.Parameter], others: list[nn.Parameter], lr: float, weight_decay: float = 0.05
+    ):
+        self.parts = (
+            torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay),
+            torch.optim.AdamW(
+                others, lr=ADAMW_LEARNING_RATE * lr, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True
+            ),
+        )
+        super().__init__([{"params": matrices}, {"params": others}], {"lr": lr})
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+    def step(self, closure=None):
+        for part in self.parts:
+            part.step()
+
+    def state_dict(self) -> dict:
+        return {"parts": [part.state_dict() for part in self.parts]}
+
+    def load_state_dict(self, state_dict: dict) -> None:
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+
+def is_matrix(name: str, parameter: nn.Parameter) -> bool:
+    """Whether Muon trains a parameter: matrices that map features to features, not tables and heads."""
+    return parameter.ndim == 2 and not any(part in name for part in ("embed_tokens", "head"))
+
+
 class TwoLossTrainer(Trainer):
-    """`Trainer` that also logs the two parts of the loss."""
+    """`Trainer` with `MuonWithAdamW` that also logs the parts of the loss, each averaged since the last log."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.parts = {}
+
+    def create_optimizer(self, *args, **kwargs):
+        matrices, others = [], []
+        for name, parameter in self.model.named_parameters():
+            (matrices if is_matrix(name, parameter) else others).append(parameter)
+        self.optimizer = MuonWithAdamW(matrices, others, self.args.learning_rate, self.args.weight_decay)
+        return self.optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
         outputs = model(**inputs)
-        self.parts = {name: value for name, value in outputs.items() if name != "loss"}
+        for name, value in outputs.items():
+            if name != "loss":
+                self.parts.setdefault(name, []).append(value.item())
         return (outputs["loss"], outputs) if return_outputs else outputs["loss"]
 
     def log(self, logs, *args, **kwargs):
         if "loss" in logs:
-            logs.update({name: round(value.item(), 4) for name, value in getattr(self, "parts", {}).items()})
+            logs.update({name: round(sum(values) / len(values), 4) for name, values in self.parts.items()})
+            self.parts = {}
         super().log(logs, *args, **kwargs)
 
 
-def run_stage(stage: Stage, model: PatchSupervised, processor, output: Path, args) -> None:
+def run_stage(stage: Stage, model: TokenSupervised, processor, output: Path, args) -> None:
     """Trains one stage, from its last checkpoint if there is one, and leaves `output/stage.name/final`."""
     folder = output / stage.name
-    model.patch_loss, model.answer_loss = stage.patch_loss, stage.answer_loss
+    model.token_loss, model.answer_loss = stage.token_loss, stage.answer_loss
     model.pvc.config.num_image_steps = processor.num_image_steps = stage.image_steps
     weights = {**TASK_WEIGHTS, **dict.fromkeys(TRAINING_TASKS, stage.many_questions / 2)}
     batch_size = args.batch_size or stage.batch_size
     steps = max(1, round(stage.steps * args.steps_scale))
-    seed, length = stable_seed(stage.name) + args.seed, steps * batch_size
     schedule = Schedule(weights, stage.first_level, stage.settled)
-    dataset = DrawnSamples(length, batch_size, seed, schedule) if stage.answer_loss else Pages(length, seed)
-    collator = Collator(processor, model.pvc.config.vision_config.grid_size)
+    dataset = DrawnSamples(
+        steps * batch_size, batch_size, stable_seed(stage.name) + args.seed, schedule, stage.long_share
+    )
+    vision_config = model.pvc.config.vision_config
+    collator = Collator(processor, vision_config.grid_size // vision_config.downsample_factor, bool(stage.answer_loss))
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
         per_device_train_batch_size=batch_size,
         learning_rate=stage.learning_rate,
         lr_scheduler_type=stage.scheduler,
-        warmup_steps=min(300, steps // 5),
+        warmup_steps=min(100, steps // 5),
         weight_decay=0.05,
         max_grad_norm=1.0,
-        adam_beta2=0.98,
         bf16=args.bf16,
         use_cpu=not torch.cuda.is_available(),
         dataloader_num_workers=args.workers,
@@ -180,25 +233,20 @@ def run_stage(stage: Stage, model: PatchSupervised, processor, output: Path, arg
         seed=args.seed,
         disable_tqdm=not sys.stdout.isatty(),
     )
-    trainer = TwoLossTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=dataset,
-        data_collator=collator if stage.answer_loss else collator.pages,
-    )
+    trainer = TwoLossTrainer(model=model, args=arguments, train_dataset=dataset, data_collator=collator)
     last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     trainer.train(resume_from_checkpoint=last)
     torch.save(model.state_dict(), folder / "final.pt")
     (folder / "log.json").write_text(json.dumps(trainer.state.log_history, indent=1))
 
 
-def build_model(seed: int) -> PatchSupervised:
+def build_model(seed: int) -> TokenSupervised:
     """The architecture of `config.json` with fresh weights."""
     set_seed(seed)
     config = AutoConfig.from_pretrained(ROOT, trust_remote_code=True)
     # On a CPU in bfloat16, steps with eager attention took 0.6 to 0.7 of the time of those with sdpa at these sizes.
     pvc = AutoModelForImageTextToText.from_config(config, trust_remote_code=True, attn_implementation="eager")
-    return PatchSupervised(pvc.float())
+    return TokenSupervised(pvc.float())
 
 
 def compile_layers(pvc: nn.Module) -> None:
@@ -207,6 +255,8 @@ def compile_layers(pvc: nn.Module) -> None:
 
     The function of the class is compiled, not that of each layer, so that layers share one graph.
     """
+    # To the compiler the layers of every kind are one function of `GradientCheckpointingLayer`, with one limit.
+    torch._dynamo.config.recompile_limit = 64
     tower, language_model = pvc.model.vision_tower, pvc.model.language_model
     for layer in (tower.shared_layers[0], tower.progressive_layers[0].temporal_norm, language_model.layers[0]):
         kind = type(layer)
