@@ -119,7 +119,8 @@ class PVCConfig(PreTrainedConfig):
         elif isinstance(self.vision_config, dict):
             self.vision_config = PVCVisionConfig(**self.vision_config)
         if self.text_config is None or isinstance(self.text_config, dict):
-            text_config = dict(self.text_config or {"hidden_size": self.vision_config.projection_dim})
+            default = {"hidden_size": self.vision_config.projection_dim, "vocab_size": self.video_token_id + 1}
+            text_config = dict(self.text_config or default)
             self.text_config = AutoConfig.for_model(text_config.pop("model_type", "llama"), **text_config)
         super().__post_init__(**kwargs)
 
@@ -139,6 +140,17 @@ class PVCConfig(PreTrainedConfig):
             raise ValueError(
                 f"Expected different ids for images and videos, got image_token_id = video_token_id = "
                 f"{self.image_token_id}; give <VID_CONTEXT> an id of its own."
+            )
+        if max(self.image_token_id, self.video_token_id) >= self.text_config.vocab_size:
+            raise ValueError(
+                f"Expected image_token_id and video_token_id below text_config.vocab_size = "
+                f"{self.text_config.vocab_size}, got {self.image_token_id} and {self.video_token_id}; add the "
+                "tokens to the vocabulary."
+            )
+        if getattr(self.text_config, "tie_word_embeddings", False) and not self.tie_word_embeddings:
+            raise ValueError(
+                "Expected tie_word_embeddings=True of a language model whose text_config ties them, got False; set it "
+                "at the top level, where the head is."
             )
         if self.num_image_steps < 1:
             raise ValueError(

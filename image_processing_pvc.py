@@ -115,6 +115,8 @@ def _short_name(source) -> str:
 def to_rgb(image: Image.Image) -> Image.Image:
     """Upright 8-bit RGB of the first frame; alpha is composited on white, 16-bit greys keep their high byte.
 
+    Mode "I" holds 16-bit PNG files as well as arrays of 8-bit values; values above 255 tell the first from the second.
+
     Raises:
         ValueError: a mode with no defined way to RGB, such as 32-bit floats.
     """
@@ -139,7 +141,8 @@ def _sixteen_bit_to_rgb(image: Image.Image) -> Image.Image:
     lowest, highest = int(values.min()), int(values.max())
     if lowest < 0 or highest > 65535:
         raise ValueError(f"expected 16-bit grey values in 0..65535, received {lowest}..{highest}; rescale the image")
-    return Image.fromarray((values.astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
+    shift = 0 if image.mode == "I" and highest <= 255 else 8
+    return Image.fromarray((values.astype(np.uint16) >> shift).astype(np.uint8)).convert("RGB")
 
 
 @lru_cache(maxsize=32)

@@ -96,6 +96,12 @@ def rows_per_item(name: str, grid_thw: torch.Tensor | Sequence[Sequence[int]], n
     return items
 
 
+def is_prefill(past_key_values: Cache | None) -> bool:
+    """Whether a prompt begins here, as far as the host knows without waiting for an accelerator."""
+    length = 0 if past_key_values is None else past_key_values.get_seq_length()
+    return isinstance(length, int) and length == 0
+
+
 # trf-ignore: TRF057
 @dataclass
 class PVCModelOutputWithPast(BaseModelOutputWithPast):
@@ -329,7 +335,9 @@ class PVCProgressiveLayer(PVCVisionLayer):
         outputs = []
         for run, states in zip(clip_runs, normed.split([run.num_clips * run.num_steps for run in clip_runs])):
             states = fold_clips(states, run.num_clips)
-            states, _ = self.temporal_attention(states, run.attention_mask, run.cache)
+            # Made where the tower begins; layers may be spread over devices.
+            mask = None if run.attention_mask is None else run.attention_mask.to(states.device)
+            states, _ = self.temporal_attention(states, mask, run.cache)
             outputs.append(unfold_clips(states, run.num_clips))
         return super().forward(hidden_states + torch.cat(outputs))
 
@@ -459,24 +467,25 @@ class PVCVisionModel(PVCPreTrainedModel):
                 One `DynamicCache` per clip with the keys and values of its earlier steps; updated in place. Frames
                 given in any split through it give the features of the whole clip.
             num_steps (`Sequence[int]`, *optional*):
-                The horizon T of each clip, needed when its frames come in parts. The steps given, if not given.
+                The horizon T of each clip, required with a cache. The steps given, if not given.
 
         Returns:
             `BaseModelOutputWithPooling` with `last_hidden_state` of shape `(steps, 1 + num_patches, hidden_size)`,
             before compression, and `pooler_output` of shape `(steps, tokens_per_frame, projection_dim)`.
 
         Raises:
-            ValueError: if the clips do not add up to the frames, or a description has not one entry per clip.
+            ValueError: if the clips do not add up to the frames, a description has not one entry per clip, or a cache
+                comes without a horizon.
         """
         if frames_per_clip is None:
             frames_per_clip = [1] * pixel_values.shape[0]
-        self._check_clips(pixel_values, frames_per_clip, temporal_cache, num_steps)
+        self._check_clips(pixel_values.shape[0], frames_per_clip, temporal_cache, num_steps)
         steps_per_clip = [num_frames * num_repeats for num_frames in frames_per_clip]
         past_steps = [0] * len(steps_per_clip)
         if temporal_cache is not None:
             past_steps = [cache.get_seq_length() for cache in temporal_cache]
         if num_steps is None:
-            num_steps = [past + steps for past, steps in zip(past_steps, steps_per_clip)]
+            num_steps = steps_per_clip
 
         hidden_states = self.embeddings(pixel_values)
         for layer in self.shared_layers:
@@ -493,22 +502,21 @@ class PVCVisionModel(PVCPreTrainedModel):
             pooler_output=self.compressor(hidden_states[:, 1:], timestamps),
         )
 
-    def _check_clips(
-        self,
-        pixel_values: torch.Tensor,
-        frames_per_clip: Sequence[int],
-        temporal_cache: Sequence[Cache] | None,
-        num_steps: Sequence[int] | None,
-    ):
-        if sum(frames_per_clip) != pixel_values.shape[0] or min(frames_per_clip, default=0) < 1:
+    def _check_clips(self, num_frames: int, frames_per_clip: Sequence[int], temporal_cache, num_steps):
+        if sum(frames_per_clip) != num_frames or min(frames_per_clip, default=0) < 1:
             raise ValueError(
-                f"Expected frames_per_clip of positive integers that sum to the {pixel_values.shape[0]} frames given, "
-                f"got {list(frames_per_clip)}; describe each clip once."
+                f"Expected frames_per_clip of positive integers that sum to the {num_frames} frames given, got "
+                f"{list(frames_per_clip)}; describe each clip once."
             )
         if temporal_cache is not None and not self.progressive_layers:
             raise ValueError(
                 "Expected progressive layers, which fill a temporal_cache, got num_temporal_layers=0; give the frames "
                 "of a clip at once."
+            )
+        if temporal_cache is not None and num_steps is None:
+            raise ValueError(
+                "Expected num_steps, the horizon T of each clip, with a temporal_cache, got None; without it the split "
+                "into parts would decide the timestamps."
             )
         for name, value in (("temporal_cache", temporal_cache), ("num_steps", num_steps)):
             if value is not None and len(value) != len(frames_per_clip):
@@ -516,9 +524,7 @@ class PVCVisionModel(PVCPreTrainedModel):
                     f"Expected one entry of {name} for each of the {len(frames_per_clip)} clips, got {len(value)}."
                 )
 
-    def _clip_runs(
-        self, hidden_states: torch.Tensor, steps_per_clip: Sequence[int], temporal_cache: Sequence[Cache] | None
-    ) -> list[PVCClipRun]:
+    def _clip_runs(self, hidden_states, steps_per_clip: Sequence[int], temporal_cache) -> list[PVCClipRun]:
         """Neighbouring clips of equal length; with a cache each clip for itself, as each has its own past."""
         caches = [None] * len(steps_per_clip) if temporal_cache is None else temporal_cache
         runs = []
@@ -671,6 +677,10 @@ class PVCModel(PVCPreTrainedModel):
         if inputs_embeds is None:
             inputs_embeds = self.get_input_embeddings()(input_ids)
 
+        # Both grids before either tower is launched, so that neither waits for the other modality.
+        image_grid_thw, video_grid_thw = (
+            grid.tolist() if isinstance(grid, torch.Tensor) else grid for grid in (image_grid_thw, video_grid_thw)
+        )
         encoded = dict(mm_encoder_outputs or {})
         for modality, pixels in (("image", pixel_values), ("video", pixel_values_videos)):
             if pixels is not None and encoded.get(modality) is not None:
@@ -684,6 +694,9 @@ class PVCModel(PVCPreTrainedModel):
         token_ids = {"image": self.config.image_token_id, "video": self.config.video_token_id}
         for modality, token_id in token_ids.items():
             if encoded.get(modality) is None:
+                # A prompt with placeholders and no pixels is a mistake; a model that says a placeholder is not.
+                if input_ids is not None and is_prefill(past_key_values):
+                    self.get_placeholder_mask(input_ids, inputs_embeds, inputs_embeds[:0, 0], token_id)
                 continue
             tokens = torch.cat([item.flatten(0, -2) for item in encoded[modality].pooler_output])
             tokens = tokens.to(inputs_embeds.device, inputs_embeds.dtype)
@@ -730,6 +743,10 @@ class PVCForConditionalGeneration(PVCPreTrainedModel, GenerationMixin):
     def get_video_features(self, pixel_values_videos: torch.Tensor, video_grid_thw=None, **kwargs):
         """As [`PVCModel.get_video_features`]."""
         return self.model.get_video_features(pixel_values_videos, video_grid_thw, **kwargs)
+
+    def get_placeholder_mask(self, *args, **kwargs) -> torch.Tensor:
+        """As [`PVCModel.get_placeholder_mask`]."""
+        return self.model.get_placeholder_mask(*args, **kwargs)
 
     # trf-ignore: TRF057
     @can_return_tuple

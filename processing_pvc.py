@@ -26,7 +26,7 @@ from transformers.image_utils import make_flat_list_of_images
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 
 from .image_processing_pvc import PVCImageProcessor
-from .video_processing_pvc import PVCVideoMetadata, PVCVideoProcessor, make_list_of_videos
+from .video_processing_pvc import PVCVideoMetadata, PVCVideoProcessor, is_video, make_list_of_videos
 
 
 # Grounding markup is meant to be written by users; every other special token is neutralised in their text.
@@ -113,8 +113,10 @@ class PVCProcessor(ProcessorMixin):  # trf-ignore: TRF057 (its docstring is writ
             raise ValueError(f"expected text to be a string or a list of strings, received {type(text[0]).__name__}")
         _check_total("image", self.image_token, text, 0 if images is None else _count_images(images))
         _check_total("video", self.video_token, text, 0 if videos is None else len(make_list_of_videos(videos)))
-        if isinstance(images, (list, tuple)) and len(images) == len(text) > 1:
-            _check_each_prompt(self.image_token, text, images)
+        _check_each_prompt("image", self.image_token, text, images, _count_images)
+        # A list of frames is one video of a flat list, not the videos of a prompt.
+        if not (isinstance(videos, (list, tuple)) and any(is_video(video) for video in videos)):
+            _check_each_prompt("video", self.video_token, text, videos, len)
 
     def _process_videos(self, videos, **kwargs):
         """As the base class does, but every form of video that our video processor reads is counted."""
@@ -190,10 +192,10 @@ class PVCProcessor(ProcessorMixin):  # trf-ignore: TRF057 (its docstring is writ
         return MultiModalData(**data)
 
     def _count_video_tokens(self, num_frames: int, settings: dict) -> int:
-        if settings.get("do_sample_frames"):
-            names = ("num_frames", "fps", "max_frames")
-            chosen = {name: settings.get(name, getattr(self.video_processor, name)) for name in names}
-            metadata = PVCVideoMetadata(total_num_frames=num_frames, fps=settings.get("fps"))
+        settings = self.video_processor.with_defaults(settings)
+        if settings["do_sample_frames"]:
+            chosen = {name: settings[name] for name in ("num_frames", "fps", "max_frames")}
+            metadata = PVCVideoMetadata(total_num_frames=num_frames, fps=settings["fps"])
             num_frames = len(self.video_processor.sample_frames(metadata, **chosen))
         times = [0.0] * num_frames if self.frame_times else None
         labels = self._expand_video(num_frames, times).replace(self.video_token, "")
@@ -222,15 +224,17 @@ def _check_total(kind: str, token: str, text: list[str], received: int) -> None:
         )
 
 
-def _check_each_prompt(token: str, text: list[str], images) -> None:
-    """Images nested by prompt belong to that prompt; a flat list is consumed in order instead."""
-    if not all(isinstance(sample, (list, tuple)) for sample in images):
+def _check_each_prompt(kind: str, token: str, text: list[str], visuals, count) -> None:
+    """Visuals nested by prompt belong to that prompt; a flat list is consumed in order instead."""
+    if not isinstance(visuals, (list, tuple)) or not len(visuals) == len(text) > 1:
         return
-    placeholders, received = [sample.count(token) for sample in text], [_count_images(sample) for sample in images]
+    if not all(isinstance(sample, (list, tuple)) for sample in visuals):
+        return
+    placeholders, received = [sample.count(token) for sample in text], [count(sample) for sample in visuals]
     if placeholders != received:
         raise ValueError(
-            f"expected per prompt as many {token} as images, received {placeholders} {token} and {received} images; "
-            "nest the images by prompt, or pass them as one flat list"
+            f"expected per prompt as many {token} as {kind}s, received {placeholders} {token} and {received} {kind}s; "
+            f"nest the {kind}s by prompt, or pass them as one flat list"
         )
 
 

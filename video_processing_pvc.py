@@ -306,11 +306,15 @@ class _PyAVContainer:
             self.container = av.open(source)
         except (av.error.FFmpegError, OSError) as error:
             raise ValueError(f"expected a video, received {name_of_source}, which is not one: {error}") from error
-        if not self.container.streams.video:
-            kinds = sorted({stream.type for stream in self.container.streams}) or ["nothing"]
+        # The cover of a song is a video stream by name only.
+        cover = av.stream.Disposition.attached_pic
+        videos = [stream for stream in self.container.streams.video if not stream.disposition & cover]
+        if not videos:
+            kinds = {stream.type for stream in self.container.streams if stream.type != "video"}
+            kinds = sorted(kinds | ({"a cover picture"} if self.container.streams.video else set())) or ["nothing"]
             self.container.close()
             raise ValueError(f"expected a video stream in {name_of_source}, received only {', '.join(kinds)}")
-        self.stream = self.container.streams.video[0]
+        self.stream = videos[0]
         if self.stream.codec_context is None:
             self.container.close()
             raise ValueError(f"expected a video in a codec that FFmpeg reads, received {name_of_source}; convert it")
@@ -498,7 +502,7 @@ class PVCVideoProcessor(BaseVideoProcessor):
             kwargs: settings that differ from this processor's, for this call only.
         """
         validate_typed_dict(self.valid_kwargs, kwargs)
-        kwargs = self._with_defaults(kwargs)
+        kwargs = self.with_defaults(kwargs)
         if kwargs["do_center_crop"] or kwargs["do_pad"]:
             raise ValueError("expected whole frames, received do_center_crop or do_pad; crop or pad before the call")
         videos = make_list_of_videos(videos)
@@ -528,7 +532,7 @@ class PVCVideoProcessor(BaseVideoProcessor):
             outputs["video_metadata"] = [metadata for _, metadata in loaded]
         return outputs
 
-    def _with_defaults(self, kwargs: dict) -> dict:
+    def with_defaults(self, kwargs: dict) -> dict:
         """The call's settings over the processor's; a sampling setting of the call replaces the saved rival."""
         given = {name for name, value in kwargs.items() if value is not None}
         settings = {name: kwargs.get(name) for name in self.valid_kwargs.__annotations__}
@@ -655,7 +659,7 @@ class PVCVideoProcessor(BaseVideoProcessor):
         if isinstance(video_url_or_urls, (list, tuple)) and not is_video(video_url_or_urls):
             fetched = [self.fetch_videos(video, sample_indices_fn) for video in video_url_or_urls]
             return [clip for clip, _ in fetched], [metadata for _, metadata in fetched]
-        settings = self._with_defaults({"do_resize": False})
+        settings = self.with_defaults({"do_resize": False})
         if sample_indices_fn is None:
             return self._load(video_url_or_urls, None, settings)
         reader = choose_reader(settings["video_backend"])(read_source(video_url_or_urls))

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoModelForImageTextToText, AutoProcessor
 from transformers.utils import logging
@@ -13,7 +14,7 @@ from transformers.utils import logging
 
 ROOT = Path(__file__).resolve().parents[1]
 # What the processor and the library raise for a file, a setting or a model folder that they cannot use.
-INPUT_ERRORS = (ValueError, OSError, ImportError, SafetensorError, torch.OutOfMemoryError)
+INPUT_ERRORS = (ValueError, OSError, ImportError, SafetensorError, StrictDataclassError, torch.OutOfMemoryError)
 BAD_INPUT = 2
 
 
@@ -80,8 +81,16 @@ def load_processor(folder: str):
 
 
 def load_model(folder: str, device: torch.device, dtype: str):
-    """The model of a folder, ready to answer. Its progress bar appears on a terminal only."""
+    """
+    The model of a folder, ready to answer. Its progress bar appears on a terminal only.
+
+    Raises:
+        ValueError: the weights do not fit the configuration.
+    """
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
-    model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True, dtype=dtype)
+    try:
+        model = AutoModelForImageTextToText.from_pretrained(folder, trust_remote_code=True, dtype=dtype)
+    except RuntimeError as error:  # the library's, for weights of other shapes
+        raise ValueError(f"expected weights that fit {folder}/config.json, received others: {error}") from error
     return model.to(device).eval()

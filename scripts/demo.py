@@ -99,7 +99,7 @@ def shorten(text: str, width: int) -> str:
 
 def chat_command(sample: Sample, paths: list[Path], model: str) -> str:
     """The command that asks the same question with `chat.py`."""
-    words = ["python", os.path.relpath(Path(__file__).with_name("chat.py"))]
+    words = [os.path.relpath(sys.executable), os.path.relpath(Path(__file__).with_name("chat.py"))]
     if Path(model).resolve() != ROOT:
         words += ["--model", model]
     for path in paths:

@@ -47,7 +47,7 @@ def test_text_width_follows_the_projection_if_no_text_config_is_given():
     ("model_type", "config_class"), [("llama", LlamaConfig), ("qwen2", Qwen2Config), ("qwen3", Qwen3Config)]
 )
 def test_text_config_of_any_decoder(model_type, config_class):
-    text = {"hidden_size": 64, "num_attention_heads": 2}
+    text = {"hidden_size": 64, "num_attention_heads": 2, "vocab_size": 92554}
     from_dict = PVCConfig(vision_config={"projection_dim": 64}, text_config={"model_type": model_type, **text})
     from_object = PVCConfig(vision_config=PVCVisionConfig(projection_dim=64), text_config=config_class(**text))
     assert type(from_dict.text_config) is type(from_object.text_config) is config_class
@@ -57,13 +57,14 @@ def test_text_config_of_any_decoder(model_type, config_class):
 
 
 def test_sub_configurations_are_taken_as_they_are_and_dicts_are_left_alone():
-    vision, text = PVCVisionConfig(projection_dim=64), LlamaConfig(hidden_size=64)
+    vision, text = PVCVisionConfig(projection_dim=64), LlamaConfig(hidden_size=64, vocab_size=92554)
     config = PVCConfig(vision_config=vision, text_config=text)
     assert config.vision_config is vision
     assert config.text_config is text
     settings = {"model_type": "qwen2", "hidden_size": 4096}
+    before = dict(settings)
     PVCConfig(text_config=settings)
-    assert settings == {"model_type": "qwen2", "hidden_size": 4096}
+    assert settings == before
 
 
 @pytest.mark.parametrize("model_type", ["llama", "qwen2", "qwen3"])
@@ -115,6 +116,8 @@ def test_vision_errors_say_what_was_expected_and_received(settings, expected, re
         ({"vision": {"projection_dim": 48}}, "text_config.hidden_size = 32", "48;"),
         ({"image_token_id": 7, "video_token_id": 7}, "different ids for images and videos", "= 7;"),
         ({"num_image_steps": 0}, "num_image_steps >= 1", "0;"),
+        ({"text": {"vocab_size": 7}}, "below text_config.vocab_size = 7", "add the tokens"),
+        ({"text": {"tie_word_embeddings": True}}, "tie_word_embeddings=True", "False;"),
     ],
 )
 def test_errors_say_what_was_expected_and_received(tiny_config, settings, expected, received):

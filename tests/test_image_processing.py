@@ -162,6 +162,7 @@ def solid(mode, colour, **info):
         (solid("CMYK", (0, 255, 255, 0)), (255, 0, 0)),
         (solid("I;16", 0x8040), (0x80, 0x80, 0x80)),
         (solid("I", 0x4000), (0x40, 0x40, 0x40)),
+        (solid("I", 200), (200, 200, 200)),
     ],
 )
 def test_modes(processor, image, rgb):

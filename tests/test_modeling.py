@@ -482,6 +482,10 @@ class TestFeatures:
             outer, inner = getattr(model, name)(frames(2)), getattr(model.model, name)(frames(2))
             assert torch.equal(outer.pooler_output[0], inner.pooler_output[0])
             assert torch.equal(outer.last_hidden_state, inner.last_hidden_state)
+        ids = prompt(("image", 2), ("text", 3))[None]
+        arguments = ids, model.get_input_embeddings()(ids), torch.zeros(int((ids == IMAGE).sum()), 32), IMAGE
+        mask = model.get_placeholder_mask(*arguments)
+        assert mask.any() and torch.equal(mask, model.model.get_placeholder_mask(*arguments))
 
     def test_encoders_and_decoder_are_found(self, model):
         for outer in (model, model.model):
@@ -641,9 +645,14 @@ class TestErrors:
 
     @pytest.mark.parametrize("name", ["temporal_cache", "num_steps"])
     def test_one_entry_per_clip(self, tower, name):
-        value = {"temporal_cache": [DynamicCache()], "num_steps": [3, 3, 3]}[name]
-        with pytest.raises(ValueError, match=f"one entry of {name} for each of the 2 clips, got {len(value)}"):
-            tower(frames(3), frames_per_clip=[1, 2], **{name: value})
+        settings = {"temporal_cache": [DynamicCache(), DynamicCache()], "num_steps": [3, 3]}
+        settings[name] = settings[name] * 2
+        with pytest.raises(ValueError, match=f"one entry of {name} for each of the 2 clips, got 4"):
+            tower(frames(3), frames_per_clip=[1, 2], **settings)
+
+    def test_a_cache_comes_with_a_horizon(self, tower):
+        with pytest.raises(ValueError, match="Expected num_steps, the horizon T of each clip.* got None"):
+            tower(frames(1), [1], temporal_cache=[DynamicCache()])
 
     @pytest.mark.parametrize("kind", ["image", "video"])
     @pytest.mark.parametrize("rows", [1, 3])
@@ -668,6 +677,13 @@ class TestErrors:
         ids = prompt(("video", 4), ("text", 2))[None]
         with pytest.raises(ValueError, match=f"Expected 16 placeholders of token id {IMAGE}.* got 0;"):
             model(input_ids=ids, pixel_values=frames(1))
+
+    @pytest.mark.parametrize(("kind", "token"), [("image", IMAGE), ("video", VIDEO)])
+    def test_placeholders_without_any_features(self, model, kind, token):
+        ids = prompt((kind, 4), ("text", 2))[None]
+        for call in (model, model.generate):
+            with pytest.raises(ValueError, match=f"Expected 0 placeholders of token id {token}"):
+                call(input_ids=ids)
 
     @pytest.mark.parametrize("kind", ["image", "video"])
     def test_pixels_or_features_but_not_both(self, model, kind):

@@ -217,7 +217,7 @@ def test_counts_for_engines(processor):
     extra = len(processor(text="")["input_ids"][0])
     assert sum(numbers["num_image_tokens"]) == len(images["input_ids"][0]) - extra
     assert numbers["num_video_tokens"] == [len(video["input_ids"][0]) - extra]
-    sampled = processor._get_num_multimodal_tokens(video_sizes=[(30, 4, 4)], num_frames=3, do_sample_frames=True)
+    sampled = processor._get_num_multimodal_tokens(video_sizes=[(30, 4, 4)], num_frames=3)
     assert sampled["num_video_tokens"] == numbers["num_video_tokens"]
     one_tile = processor._get_num_multimodal_tokens(image_sizes=[(600, 800)], max_tiles=1)
     assert one_tile["num_image_tokens"] == [2 + 16]
@@ -253,6 +253,10 @@ def test_empty_visuals_and_text_only(processor):
             {"text": ["<IMG_CONTEXT>" * 2, ""], "images": [[photo()], [photo()]]},
             r"received \[2, 0\] <IMG_CONTEXT> and \[1, 1\] images",
         ),
+        (
+            {"text": ["<VID_CONTEXT>", ""], "videos": [[], [clip()]]},
+            r"received \[1, 0\] <VID_CONTEXT> and \[0, 1\] videos",
+        ),
         ({}, "received none of them"),
         ({"text": [1]}, "received int"),
         ({"text": "x", "audio": [np.zeros(4)]}, "received 1 audio inputs"),
@@ -273,6 +277,12 @@ def test_refused_conversations(processor):
 def test_flat_images_follow_the_prompts(processor):
     outputs = processor(text=["<IMG_CONTEXT>" * 2, "x"], images=[photo(), photo(32, 32)], padding=True)
     assert outputs["image_grid_thw"][:, 0].tolist() == [5, 1]
+
+
+def test_lists_of_frames_are_videos_of_a_flat_list(processor):
+    frames = [photo(32, 32), photo(32, 32)]
+    outputs = processor(text=["<VID_CONTEXT>" * 2, "x"], videos=[frames, frames[:1]], padding=True)
+    assert outputs["video_grid_thw"][:, 0].tolist() == [2, 1]
 
 
 def test_save_and_auto_classes(processor, tmp_path):

@@ -2,9 +2,11 @@
 """`scripts/chat.py` and `scripts/demo.py` as a user runs them, offline, on random weights."""
 
 import io
+import json
 import os
 import re
 import runpy
+import shlex
 import shutil
 import signal
 import subprocess
@@ -276,7 +278,9 @@ def test_two_ways_of_sampling_are_one_line(model_folder, files, capfd):
 
 
 @pytest.mark.parametrize("main", [chat.main, demo.main])
-@pytest.mark.parametrize("damage", ["missing", "not json", "no weights", "cut weights"])
+@pytest.mark.parametrize(
+    "damage", ["missing", "not json", "no weights", "cut weights", "other widths", "other weights"]
+)
 def test_bad_model_folder_is_one_line(model_folder, tmp_path, capfd, main, damage):
     folder = tmp_path / "damaged"
     if damage != "missing":
@@ -287,6 +291,11 @@ def test_bad_model_folder_is_one_line(model_folder, tmp_path, capfd, main, damag
         (folder / "model.safetensors").unlink()
     elif damage == "cut weights":
         (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:5000])
+    elif damage.startswith("other"):
+        config = json.loads((folder / "config.json").read_text())
+        part, name = ("text_config", "hidden_size") if damage == "other widths" else ("vision_config", "hidden_size")
+        config[part][name] *= 2
+        (folder / "config.json").write_text(json.dumps(config))
     words = ["Hello"] if main is chat.main else ["--folder", str(tmp_path / "drawn")]
     status = main(["--model", str(folder), *words])
     printed = capfd.readouterr()
@@ -381,7 +390,10 @@ def test_demo_asks_each_task_about_real_files(model_folder, tmp_path):
     )
     assert len(verdicts) == len(TASKS) >= 10
     assert f"{verdicts.count('right')} of {len(TASKS)} right\n" in done.stdout
-    assert re.search(r"^  python .*chat.py --model .* --image .*01_number", done.stdout, re.MULTILINE)
+    commands = re.findall(r"^  (\S*python\S* .*chat.py --model .*)", done.stdout, re.MULTILINE)
+    assert len(commands) == 2 and "--image" in commands[0] and "--video" in commands[1]
+    asked = subprocess.run(shlex.split(commands[0]), capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    assert (asked.returncode, asked.stderr) == (0, "")
 
 
 def test_demo_draws_something_new_unless_given_a_seed(monkeypatch, model, processor, tmp_path, capsys):

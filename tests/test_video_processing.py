@@ -57,8 +57,8 @@ def write_audio(path):
     return path
 
 
-def add_silence(container):
-    stream = container.add_stream("aac", rate=16000)
+def add_silence(container, stream=None):
+    stream = stream or container.add_stream("aac", rate=16000)
     frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
     frame.sample_rate = 16000
     container.mux(stream.encode(frame))
@@ -409,6 +409,17 @@ def test_refused_bounds(processor, bound):
 def test_refused_files(processor, folder):
     with pytest.raises(ValueError, match="received only audio"):
         processor(folder / "audio.m4a")
+    with av.open(str(folder / "cover.m4a"), "w", format="mp4") as container:
+        sound, cover = container.add_stream("aac", rate=16000), container.add_stream("png", rate=1)
+        cover.width, cover.height, cover.pix_fmt = 16, 16, "rgb24"
+        cover.disposition = av.stream.Disposition.attached_pic
+        picture = av.VideoFrame.from_ndarray(np.zeros((16, 16, 3), np.uint8), format="rgb24")
+        for packet in [*cover.encode(picture), *cover.encode(None)]:
+            packet.time_base, packet.pts, packet.dts = Fraction(1, 1), 0, 0
+            container.mux(packet)
+        add_silence(container, sound)
+    with pytest.raises(ValueError, match="received only a cover picture, audio"):
+        processor(folder / "cover.m4a")
     with av.open(str(folder / "none.mkv"), "w") as container:
         video = container.add_stream("mpeg4", rate=10)
         video.width, video.height, video.pix_fmt = 96, 64, "yuv420p"
