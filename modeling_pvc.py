@@ -515,8 +515,8 @@ class PVCVisionModel(PVCPreTrainedModel):
             )
         if temporal_cache is not None and num_steps is None:
             raise ValueError(
-                "Expected num_steps, the horizon T of each clip, with a temporal_cache, got None; without it the split "
-                "into parts would decide the timestamps."
+                "Expected num_steps, the horizon T of each clip, with a temporal_cache, got None; without it the "
+                "split into parts would decide the timestamps."
             )
         for name, value in (("temporal_cache", temporal_cache), ("num_steps", num_steps)):
             if value is not None and len(value) != len(frames_per_clip):
