@@ -130,6 +130,34 @@ def test_splits_share_no_string(task):
     assert all(tasks.draw("word", seed, "test").answer in tasks.words("test") for seed in range(20))
 
 
+def test_training_shows_no_string_of_the_tests():
+    """Neither in a line of a sheet, nor as a part of a number over the frames."""
+    lines = [answer for seed in range(60) for answer in all_answers(tasks.draw("sheet", seed, "train"))]
+    shown = [shown_text(labels) for seed in range(60) for labels in tasks.draw("video_number", seed, "train").labels]
+    assert max(map(len, lines)) > 4 and max(map(len, shown)) > 1
+    assert not any(map(tasks.is_held_out, [*lines, *shown]))
+
+
+def all_answers(sample):
+    return [sample.answer, *(answer for _, answer in sample.turns)]
+
+
+def shown_text(labels):
+    """The characters of a picture by their ranks."""
+    ranks = {int(rank): WHAT_CLASSES[what] for what, rank in labels[..., [0, 2]].reshape(-1, 2) if what}
+    return "".join(ranks[rank] for rank in sorted(ranks))
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_sheet_asks_for_what_its_lines_say(seed):
+    sample = tasks.draw("sheet", seed, "train")
+    drawn = {WHAT_CLASSES[what] for what in np.unique(sample.labels[0][..., 0]) if what} - set(SHAPES)
+    asked = {sample.question: sample.answer, **dict(sample.turns)}
+    assert set("".join(answer for question, answer in asked.items() if "line" in question)) == drawn
+    numbers = [int(number) for question in asked for number in re.findall(r"line (\d)", question)]
+    assert sorted(numbers) == list(range(1, len(numbers) + 1))
+
+
 def test_word_list():
     train, test = tasks.words("train"), tasks.words("test")
     assert all(re.fullmatch("[a-z]{3,5}", word) for word in train + test)

@@ -17,6 +17,7 @@ from training.data import (
     IMAGE_TASKS,
     POINTS,
     Collator,
+    DrawnAhead,
     DrawnSamples,
     Schedule,
     conversation,
@@ -143,6 +144,15 @@ def test_an_index_alone_decides_a_sample():
     assert not all(np.array_equal(a, b) for a, b in zip(first.labels, other_seed.labels))
 
 
+def test_drawing_ahead_changes_nothing():
+    samples = DrawnSamples(24, 4, 7, Schedule(TASK_WEIGHTS))
+    ahead = DrawnAhead(samples, block=5)
+    assert len(ahead) == 24
+    for index in (0, 4, 5, 23, 2):
+        one, other = samples[index], ahead[index]
+        assert (one and (one.question, one.answer)) == (other and (other.question, other.answer))
+
+
 def test_levels_rise_and_batches_are_of_one_kind():
     schedule = Schedule(TASK_WEIGHTS, settled=0.5)
     rng = np.random.default_rng(0)
@@ -160,7 +170,7 @@ def test_levels_rise_and_batches_are_of_one_kind():
 @pytest.mark.slow
 def test_the_command_resumes_and_finishes(tmp_path):
     """Two tiny runs of the whole recipe, one of them cut off after its first stage, leave the same model."""
-    command = [sys.executable, "-m", "training.train", "--batch-size", "4", "--workers", "0", "--no-compile"]
+    command = [sys.executable, "-m", "training.train", "--batch-size", "4", "--draw-ahead", "2", "--no-compile"]
     command += ["--steps-scale", "0.001", "--save-steps", "1", "--logging-steps", "1"]
     for name in ("whole", "parts"):
         if name == "parts":

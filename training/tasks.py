@@ -41,7 +41,9 @@ from .scenes import (
     make_thing,
     random_face,
     random_palette,
+    set_line,
     shape_mask,
+    smallest_font,
     text_colour,
     tile_grid,
     tile_scale,
@@ -127,6 +129,11 @@ class Draw:
 def is_held_out(text: str) -> bool:
     """Whether a string is kept for the test split. Single characters belong to both splits."""
     return len(text) > 1 and int(hashlib.sha256(text.encode()).hexdigest()[:8], 16) % 5 == 0
+
+
+def may_show(split: str, text: str) -> bool:
+    """Whether a split may show `text` as a part of something: training shows no string that is held out."""
+    return split == "test" or not is_held_out(text)
 
 
 @cache
@@ -853,7 +860,8 @@ def _cut(d: Draw, text: str) -> list[str]:
     """`text` in two or more parts of one or two digits."""
     parts, rest = [], text
     while rest:
-        length = 2 if len(rest) > 1 and rest != text[:2] and d.chance(0.35) else 1
+        two = len(rest) > 1 and rest != text[:2] and may_show(d.split, rest[:2])
+        length = 2 if two and d.chance(0.35) else 1
         parts.append(rest[:length])
         rest = rest[length:]
     return parts
@@ -896,6 +904,52 @@ def page(d: Draw) -> Sample:
             asked.append((d.pick(NUMBER_QUESTIONS if row == "number" else WORD_QUESTIONS), text))
             top += line.size[1] + d.integer(1, 3)
     return _asked_in_turns(d, "page", canvas, asked)
+
+
+def sheet(d: Draw) -> Sample:
+    """A tile full of lines of characters or shapes of all sizes, and questions about what the lines say.
+
+    Only training draws it: several times as many characters to learn from as on a picture of the tests.
+    """
+    size = 64, 64
+    pixels, palette = background(d, size)
+    canvas = Canvas(pixels)
+    top, texts = d.integer(0, 4), []
+    while size[1] - top >= 10:
+        if d.chance(0.15):
+            side = min(size[1] - top, d.rng.uniform(12, 30))
+            placed = _row_of_objects(d, canvas, top, (size[0] - 2 * MARGIN, side))
+            top += max((thing.size[1] for thing, _ in placed), default=8) + d.integer(1, 3)
+            continue
+        line, text = _line_of_characters(d, (size[0] - 2, size[1] - top))
+        if line is None:
+            break
+        canvas.write(line, d.integer(0, size[0] - line.size[0]), top, *text_colour(d.rng, palette))
+        texts.append(text)
+        top += line.size[1] + d.integer(1, 3)
+    asked = [(f"What does line {number} say?", text) for number, text in enumerate(texts, start=1)]
+    return _asked_in_turns(d, "sheet", canvas, asked)
+
+
+def _line_of_characters(d: Draw, room: tuple[int, int]) -> tuple[Line | None, str]:
+    """A line of random characters, as many as fit at a random readable size."""
+    alphabet, upper = d.pick(((DIGITS, False), (LETTERS, False), (LETTERS, True)))
+    text = random_string(d, alphabet, 8)
+    text = text.upper() if upper else text
+    face = random_face(d.rng, d.split)
+    smallest = smallest_font(face, text, (1.0, 1.0))
+    size = round(smallest * 3.2 ** d.rng.random())
+    degrees, shear = d.rng.uniform((-6, -0.12), (6, 0.12)) if d.chance(0.5) else (0.0, 0.0)
+    spacing = d.rng.uniform(0.0, 0.25)
+    while text:
+        line = set_line(text, face, size, spacing, degrees, shear)
+        fits = line.size[0] <= room[0] and line.size[1] <= room[1]
+        if fits and may_show(d.split, text.lower()):
+            return line, text.lower()
+        # Too high for the room: smaller; too wide or held out: shorter.
+        too_high = line.size[1] > room[1] and size > smallest
+        size, text = (max(smallest, size * room[1] // line.size[1]), text) if too_high else (size, text[:-1])
+    return None, ""
 
 
 def objects(d: Draw) -> Sample:
@@ -969,8 +1023,9 @@ _DRAWERS = {
     "video_number": video_number,
     "page": page,
     "objects": objects,
+    "sheet": sheet,
 }
-TRAINING_TASKS = ("page", "objects")
+TRAINING_TASKS = ("page", "objects", "sheet")
 TASKS = tuple(task for task in _DRAWERS if task not in TRAINING_TASKS)
 VIDEO_TASKS = ("direction", "order", "flash", "video_number")
 

@@ -26,13 +26,13 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, Trainer, TrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from training.data import POINTS, Collator, DrawnSamples, Schedule, stable_seed
+from training.data import POINTS, Collator, DrawnAhead, DrawnSamples, Schedule, stable_seed
 from training.scenes import COLOUR_CLASSES, HIGHEST_RANK, MOTION_CLASSES, UNKNOWN, WHAT_CLASSES
 from training.tasks import TRAINING_TASKS
 
 
 ROOT = Path(__file__).resolve().parents[1]
-BACKGROUND_WEIGHT = 0.3
+BACKGROUND_WEIGHT = 0.1
 TASK_WEIGHTS = {
     "number": 3.0,
     "word": 4.0,
@@ -53,7 +53,7 @@ class Stage:
     One `Trainer` run.
 
     `token_loss` and `answer_loss` weigh the two losses; without an answer loss the vision tower trains alone.
-    `many_questions` weighs pictures with many questions among the tasks. `image_steps` is T_img. `learning_rate` is
+    `many_questions` weighs the `TRAINING_TASKS` among the tasks. `image_steps` is T_img. `learning_rate` is
     Muon's, whose updates have a norm that does not depend on the gradient's.
     """
 
@@ -63,7 +63,7 @@ class Stage:
     learning_rate: float
     token_loss: float
     answer_loss: float
-    many_questions: float = 0.0
+    many_questions: tuple[float, float, float] = (0.0, 0.0, 0.0)
     image_steps: int = 4
     first_level: int = 0
     settled: float = 0.7
@@ -73,9 +73,9 @@ class Stage:
 
 ADAMW_LEARNING_RATE = 0.15  # of Muon's
 STAGES = (
-    Stage("tokens", 2000, 64, 2e-2, 1.0, 0.0, 20.0, image_steps=1, settled=0.4, long_share=0.15),
-    Stage("curriculum", 14000, 24, 5e-3, 0.2, 1.0, 8.0, image_steps=1, settled=0.3),
-    Stage("answers", 700, 16, 5e-3, 0.1, 1.0, 6.0, first_level=2),
+    Stage("tokens", 6500, 32, 2e-2, 1.0, 0.0, (15.0, 15.0, 35.0), image_steps=1, settled=0.2, long_share=0.15),
+    Stage("curriculum", 14000, 24, 5e-3, 0.2, 1.0, (4.0, 3.0, 1.0), image_steps=1, settled=0.3),
+    Stage("answers", 700, 16, 5e-3, 0.1, 1.0, (3.0, 2.0, 1.0), first_level=2),
 )
 
 
@@ -179,7 +179,8 @@ class TwoLossTrainer(Trainer):
     def create_optimizer(self, *args, **kwargs):
         matrices, others = [], []
         for name, parameter in self.model.named_parameters():
-            (matrices if is_matrix(name, parameter) else others).append(parameter)
+            if parameter.requires_grad:
+                (matrices if is_matrix(name, parameter) else others).append(parameter)
         self.optimizer = MuonWithAdamW(matrices, others, self.args.learning_rate, self.args.weight_decay)
         return self.optimizer
 
@@ -202,13 +203,16 @@ def run_stage(stage: Stage, model: TokenSupervised, processor, output: Path, arg
     folder = output / stage.name
     model.token_loss, model.answer_loss = stage.token_loss, stage.answer_loss
     model.pvc.config.num_image_steps = processor.num_image_steps = stage.image_steps
-    weights = {**TASK_WEIGHTS, **dict.fromkeys(TRAINING_TASKS, stage.many_questions / 2)}
+    weights = {**TASK_WEIGHTS, **dict(zip(TRAINING_TASKS, stage.many_questions, strict=True))}
     batch_size = args.batch_size or stage.batch_size
     steps = max(1, round(stage.steps * args.steps_scale))
     schedule = Schedule(weights, stage.first_level, stage.settled)
-    dataset = DrawnSamples(
-        steps * batch_size, batch_size, stable_seed(stage.name) + args.seed, schedule, stage.long_share
-    )
+    seed = stable_seed(stage.name) + args.seed
+    dataset = DrawnSamples(steps * batch_size, batch_size, seed, schedule, stage.long_share)
+    dataset = DrawnAhead(dataset, args.draw_ahead * batch_size)
+    # Without questions the language model does not train.
+    for part in (model.pvc.model.language_model, model.pvc.lm_head):
+        part.requires_grad_(stage.answer_loss > 0)
     vision_config = model.pvc.config.vision_config
     collator = Collator(processor, vision_config.grid_size // vision_config.downsample_factor, bool(stage.answer_loss))
     arguments = TrainingArguments(
@@ -222,8 +226,6 @@ def run_stage(stage: Stage, model: TokenSupervised, processor, output: Path, arg
         max_grad_norm=1.0,
         bf16=args.bf16,
         use_cpu=not torch.cuda.is_available(),
-        dataloader_num_workers=args.workers,
-        dataloader_prefetch_factor=4 if args.workers else None,
         train_sampling_strategy="sequential",
         logging_steps=args.logging_steps,
         save_steps=args.save_steps,
@@ -240,12 +242,17 @@ def run_stage(stage: Stage, model: TokenSupervised, processor, output: Path, arg
     (folder / "log.json").write_text(json.dumps(trainer.state.log_history, indent=1))
 
 
-def build_model(seed: int) -> TokenSupervised:
-    """The architecture of `config.json` with fresh weights."""
+def build_model(seed: int, folder: Path | None = None) -> TokenSupervised:
+    """The model of a folder, or the architecture of `config.json` with fresh weights."""
     set_seed(seed)
-    config = AutoConfig.from_pretrained(ROOT, trust_remote_code=True)
-    # On a CPU in bfloat16, steps with eager attention took 0.6 to 0.7 of the time of those with sdpa at these sizes.
-    pvc = AutoModelForImageTextToText.from_config(config, trust_remote_code=True, attn_implementation="eager")
+    # On a CPU in bfloat16, steps with eager attention took 0.6 to 0.8 of the time of those with sdpa at these sizes.
+    settings = {"trust_remote_code": True, "attn_implementation": "eager"}
+    if folder is not None:
+        pvc = AutoModelForImageTextToText.from_pretrained(folder, **settings)
+    else:
+        pvc = AutoModelForImageTextToText.from_config(
+            AutoConfig.from_pretrained(ROOT, trust_remote_code=True), **settings
+        )
     return TokenSupervised(pvc.float())
 
 
@@ -274,18 +281,21 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [stage.name for stage in STAGES]
     parser.add_argument("--output", type=Path, default=ROOT / "runs")
+    parser.add_argument("--model", type=Path, help="folder of a model to go on from, instead of fresh weights")
     parser.add_argument("--stages", nargs="+", choices=names, default=names)
     parser.add_argument("--batch-size", type=int, help="instead of each stage's own")
     parser.add_argument("--steps-scale", type=float, default=1.0, help="multiplies the steps of every stage")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--workers", type=int, default=1, help="processes that draw ahead")
+    parser.add_argument(
+        "--draw-ahead", type=int, default=64, metavar="STEPS", help="steps whose samples are drawn at once"
+    )
     parser.add_argument("--logging-steps", type=int, default=20)
     parser.add_argument("--save-steps", type=int, default=400)
     args = parser.parse_args()
 
-    model = build_model(args.seed)
+    model = build_model(args.seed, args.model)
     processor = AutoProcessor.from_pretrained(ROOT, trust_remote_code=True)
     if args.compile:
         compile_layers(model.pvc)
