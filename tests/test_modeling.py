@@ -700,6 +700,18 @@ class TestErrors:
             model(**text)
 
 
+def test_both_grids_are_read_before_a_tower_is_launched(model, monkeypatch):
+    """Read later, the grid of the videos would wait on an accelerator for the images."""
+    inputs, happened, to_list = mixed_inputs(), [], torch.Tensor.tolist
+    for name in ("image_grid_thw", "video_grid_thw"):
+        inputs[name] = torch.tensor(inputs[name])
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: happened.append("grid") or to_list(tensor))
+    hook = model.model.vision_tower.register_forward_pre_hook(lambda *_: happened.append("tower"))
+    model(**inputs)
+    hook.remove()
+    assert happened == ["grid", "grid", "tower", "tower"]
+
+
 class TestDevice:
     """
     Nothing in a forward waits for the accelerator.

@@ -118,7 +118,7 @@ def test_the_optimizer_trains_all_and_resumes():
     def run(steps, state=None):
         torch.manual_seed(0)
         matrix, bias = (torch.nn.Parameter(torch.randn(*size)) for size in ((6, 4), (6,)))
-        optimizer = MuonWithAdamW([matrix], [bias], lr=0.1)
+        optimizer = MuonWithAdamW([([("matrix", matrix), ("bias", bias)], 0.1)])
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.5**step)
         for step in range(steps):
             if step == 2 and state:

@@ -54,7 +54,7 @@ class Stage:
 
     `token_loss` and `answer_loss` weigh the two losses; without an answer loss the vision tower trains alone.
     `many_questions` weighs the `TRAINING_TASKS` among the tasks. `image_steps` is T_img. `learning_rate` is
-    Muon's, whose updates have a norm that does not depend on the gradient's.
+    Muon's, whose updates have a norm that does not depend on the gradient's; the vision tower's is `tower_rate` of it.
     """
 
     name: str
@@ -65,6 +65,7 @@ class Stage:
     answer_loss: float
     many_questions: tuple[float, float, float] = (0.0, 0.0, 0.0)
     image_steps: int = 4
+    tower_rate: float = 1.0
     first_level: int = 0
     settled: float = 0.7
     long_share: float = 0.375
@@ -73,9 +74,43 @@ class Stage:
 
 ADAMW_LEARNING_RATE = 0.15  # of Muon's
 STAGES = (
-    Stage("tokens", 6500, 32, 2e-2, 1.0, 0.0, (15.0, 15.0, 35.0), image_steps=1, settled=0.2, long_share=0.15),
-    Stage("curriculum", 14000, 24, 5e-3, 0.2, 1.0, (4.0, 3.0, 1.0), image_steps=1, settled=0.3),
-    Stage("answers", 700, 16, 5e-3, 0.1, 1.0, (3.0, 2.0, 1.0), first_level=2),
+    Stage(
+        "tokens",
+        steps=6500,
+        batch_size=32,
+        learning_rate=2e-2,
+        token_loss=1.0,
+        answer_loss=0.0,
+        many_questions=(15.0, 15.0, 35.0),
+        image_steps=1,
+        settled=0.2,
+        long_share=0.15,
+    ),
+    Stage(
+        "curriculum",
+        steps=3600,
+        batch_size=24,
+        learning_rate=1e-2,
+        token_loss=0.2,
+        answer_loss=1.0,
+        many_questions=(8.0, 6.0, 2.0),
+        image_steps=1,
+        tower_rate=0.2,
+        first_level=1,
+        settled=0.35,
+    ),
+    Stage(
+        "answers",
+        steps=450,
+        batch_size=16,
+        learning_rate=5e-3,
+        token_loss=0.1,
+        answer_loss=1.0,
+        many_questions=(3.0, 2.0, 1.0),
+        tower_rate=0.3,
+        first_level=3,
+        settled=0.1,
+    ),
 )
 
 
@@ -137,18 +172,23 @@ class TokenSupervised(nn.Module):
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
-    """`torch.optim.Muon` for `matrices` and AdamW, at `ADAMW_LEARNING_RATE` of its rate, for `others`."""
+    """
+    `torch.optim.Muon` for the matrices and AdamW, at `ADAMW_LEARNING_RATE` of its rate, for the rest.
 
-    def __init__(
-        self, matrices: list[nn.Parameter], others: list[nn.Parameter], lr: float, weight_decay: float = 0.05
-    ):
+    `groups` are lists of (name, parameter), each with its learning rate.
+    """
+
+    def __init__(self, groups: list[tuple[list[tuple[str, nn.Parameter]], float]], weight_decay: float = 0.05):
+        matrices, others = [], []
+        for named, rate in groups:
+            matrices.append({"params": [p for name, p in named if is_matrix(name, p)], "lr": rate})
+            rest = [p for name, p in named if not is_matrix(name, p)]
+            others.append({"params": rest, "lr": ADAMW_LEARNING_RATE * rate})
         self.parts = (
-            torch.optim.Muon(matrices, lr=lr, weight_decay=weight_decay),
-            torch.optim.AdamW(
-                others, lr=ADAMW_LEARNING_RATE * lr, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True
-            ),
+            torch.optim.Muon(matrices, weight_decay=weight_decay),
+            torch.optim.AdamW(others, betas=(0.9, 0.98), weight_decay=weight_decay, fused=True),
         )
-        super().__init__([{"params": matrices}, {"params": others}], {"lr": lr})
+        super().__init__([dict(group) for group in (*matrices, *others)], {})
         self.param_groups = [group for part in self.parts for group in part.param_groups]
 
     def step(self, closure=None):
@@ -172,16 +212,18 @@ def is_matrix(name: str, parameter: nn.Parameter) -> bool:
 class TwoLossTrainer(Trainer):
     """`Trainer` with `MuonWithAdamW` that also logs the parts of the loss, each averaged since the last log."""
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, tower_rate: float = 1.0, **kwargs):
         super().__init__(*args, **kwargs)
+        self.tower_rate = tower_rate
         self.parts = {}
 
     def create_optimizer(self, *args, **kwargs):
-        matrices, others = [], []
-        for name, parameter in self.model.named_parameters():
-            if parameter.requires_grad:
-                (matrices if is_matrix(name, parameter) else others).append(parameter)
-        self.optimizer = MuonWithAdamW(matrices, others, self.args.learning_rate, self.args.weight_decay)
+        trained = [(name, parameter) for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+        tower = [item for item in trained if "vision_tower" in item[0]]
+        rest = [item for item in trained if "vision_tower" not in item[0]]
+        rate = self.args.learning_rate
+        groups = [(tower, self.tower_rate * rate), (rest, rate)]
+        self.optimizer = MuonWithAdamW(groups, self.args.weight_decay)
         return self.optimizer
 
     def compute_loss(self, model, inputs, return_outputs=False, **kwargs):
@@ -235,7 +277,9 @@ def run_stage(stage: Stage, model: TokenSupervised, processor, output: Path, arg
         seed=args.seed,
         disable_tqdm=not sys.stdout.isatty(),
     )
-    trainer = TwoLossTrainer(model=model, args=arguments, train_dataset=dataset, data_collator=collator)
+    trainer = TwoLossTrainer(
+        model=model, args=arguments, train_dataset=dataset, data_collator=collator, tower_rate=stage.tower_rate
+    )
     last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     trainer.train(resume_from_checkpoint=last)
     torch.save(model.state_dict(), folder / "final.pt")
