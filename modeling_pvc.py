@@ -79,14 +79,18 @@ def unfold_clips(hidden_states: torch.Tensor, num_clips: int) -> torch.Tensor:
     return hidden_states.unflatten(0, (num_clips, -1)).transpose(1, 2).flatten(0, 1)
 
 
+def on_host(grid_thw: torch.Tensor | Sequence[Sequence[int]] | None) -> Sequence[Sequence[int]] | None:
+    """A `grid_thw` as integers of the host, which wait for an accelerator if it is there."""
+    return grid_thw.tolist() if isinstance(grid_thw, torch.Tensor) else grid_thw
+
+
 def rows_per_item(name: str, grid_thw: torch.Tensor | Sequence[Sequence[int]], num_rows: int) -> list[list[int]]:
     """
     `[rows of time, rows per time]` of each item of a `grid_thw`, as the host integers the tower is described with.
 
-    A grid on an accelerator is fetched here, once, before anything is launched. Pass a list to avoid even that.
+    Pass a list to spare the fetch of a grid from an accelerator.
     """
-    grid = grid_thw.tolist() if isinstance(grid_thw, torch.Tensor) else grid_thw
-    items = [[frames, height * width] for frames, height, width in grid]
+    items = [[frames, height * width] for frames, height, width in on_host(grid_thw)]
     described = sum(frames * rows for frames, rows in items)
     if described != num_rows:
         raise ValueError(
@@ -678,9 +682,7 @@ class PVCModel(PVCPreTrainedModel):
             inputs_embeds = self.get_input_embeddings()(input_ids)
 
         # Both grids before either tower is launched, so that neither waits for the other modality.
-        image_grid_thw, video_grid_thw = (
-            grid.tolist() if isinstance(grid, torch.Tensor) else grid for grid in (image_grid_thw, video_grid_thw)
-        )
+        image_grid_thw, video_grid_thw = on_host(image_grid_thw), on_host(video_grid_thw)
         encoded = dict(mm_encoder_outputs or {})
         for modality, pixels in (("image", pixel_values), ("video", pixel_values_videos)):
             if pixels is not None and encoded.get(modality) is not None:

@@ -24,18 +24,19 @@ from training.evaluate import answers, evaluate, held_out, mp4_of  # noqa: E402
 from training.tasks import TASKS, VIDEO_TASKS  # noqa: E402
 
 
-# Smallest accuracy on the first SAMPLES held-out samples of each task, which are the same everywhere. Words and
-# numbers over frames have none: this checkpoint does not read them yet, as the README's table says.
+# Smallest accuracy on the first SAMPLES held-out samples of each task, which are the same everywhere: a little below
+# that of the weights in this repository. The direction of movement has none: they guess it, as the README says.
 SAMPLES = 20
 FLOORS = {
-    "number": 0.1,
-    "shape_colour": 0.3,
-    "count": 0.35,
-    "relation": 0.35,
+    "number": 0.4,
+    "word": 0.1,
+    "shape_colour": 0.9,
+    "count": 0.2,
+    "relation": 0.3,
     "multi_image": 0.2,
-    "direction": 0.15,
-    "order": 0.1,
-    "flash": 0.25,
+    "order": 0.4,
+    "flash": 0.2,
+    "video_number": 0.1,
 }
 SETTINGS = {"max_new_tokens": 12, "do_sample": False}
 

@@ -95,7 +95,9 @@ def repository(tmp_path_factory, tiny_config, randomise):
         if (ROOT / name).exists():
             shutil.copy(ROOT / name, folder)
     config = json.loads((ROOT / "config.json").read_text())
-    config["vision_config"].update(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_temporal_layers=1)
+    config["vision_config"].update(
+        hidden_size=32, num_attention_heads=4, intermediate_size=64, num_hidden_layers=2, num_temporal_layers=1
+    )
     config["text_config"].update(num_hidden_layers=1, intermediate_size=64)
     (folder / "config.json").write_text(json.dumps(config))
     loaded = AutoConfig.from_pretrained(folder, trust_remote_code=True)
