@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
-from transformers import AutoProcessor
+from transformers import AutoModelForImageTextToText, AutoProcessor, TrainingArguments
 
 from training.data import (
     ALBUM_TASKS,
@@ -25,7 +25,7 @@ from training.data import (
 )
 from training.scenes import UNKNOWN, WHAT_CLASSES, tile_grid
 from training.tasks import LAST_LEVEL, VIDEO_TASKS, draw
-from training.train import TASK_WEIGHTS, MuonWithAdamW
+from training.train import TASK_WEIGHTS, MuonWithAdamW, TwoLossTrainer, build_model
 
 
 TOKENS_PER_SIDE = 4
@@ -133,6 +133,25 @@ def test_the_optimizer_trains_all_and_resumes():
     assert not torch.equal(before[0], after[0]) and not torch.equal(before[1], after[1])
     assert torch.equal(after[0], again[0]) and torch.equal(after[1], again[1])
     assert after[2] == [0.1 / 16, 0.015 / 16]
+
+
+def test_training_goes_on_from_a_folder():
+    fresh, trained = build_model(0).pvc.state_dict(), build_model(0, ROOT).pvc.state_dict()
+    saved = AutoModelForImageTextToText.from_pretrained(ROOT, trust_remote_code=True).state_dict()
+    assert all(torch.equal(trained[name], saved[name]) for name in saved)
+    assert not torch.equal(fresh["lm_head.weight"], saved["lm_head.weight"])
+
+
+def test_the_tower_has_a_rate_of_its_own(tmp_path):
+    model = build_model(0)
+    arguments = TrainingArguments(output_dir=str(tmp_path), use_cpu=True, learning_rate=0.5, report_to=[])
+    optimizer = TwoLossTrainer(model=model, args=arguments, tower_rate=0.2).create_optimizer()
+    rates = {parameter: group["lr"] for group in optimizer.param_groups for parameter in group["params"]}
+    assert len(rates) == len(list(model.parameters()))
+    assert rates[model.pvc.model.vision_tower.compressor.fc1.weight] == pytest.approx(0.1)
+    assert rates[model.pvc.model.vision_tower.compressor.fc1.bias] == pytest.approx(0.015)
+    assert rates[model.pvc.model.language_model.layers[0].mlp.up_proj.weight] == 0.5
+    assert rates[model.head.weight] == pytest.approx(0.075)
 
 
 def test_an_index_alone_decides_a_sample():
