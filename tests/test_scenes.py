@@ -50,6 +50,9 @@ def named(question):
     return [(shape, colour) for colour, shape in re.findall(rf"({'|'.join(COLOURS)}) ({'|'.join(SHAPES)})", question)]
 
 
+COLOURED = rf"(?:{'|'.join(COLOURS)}) (?:{'|'.join(SHAPES)})"
+
+
 def components(mask):
     """Number of 8-connected regions."""
     left = set(zip(*np.nonzero(mask), strict=True))
@@ -304,6 +307,56 @@ def test_relation_answer(level):
         share = np.abs(offset) / np.array(labels.shape[1::-1])
         assert abs(offset[axis]) >= 1.5 * abs(offset[1 - axis]) and share[axis] >= 1.5 * share[1 - axis]
         assert (offset[axis] > 0) == (sample.answer in ("right", "below"))
+
+
+def test_places_in_the_training_questions():
+    """The one object that a question does not set aside lies in the ninth of the answer."""
+    seen = 0
+    for seed in range(60):
+        sample = tasks.draw("objects", seed)
+        labels = sample.labels[0]
+        for question, answer in [(sample.question, sample.answer), *sample.turns]:
+            if "picture" not in question and not re.match(rf"Not|Where is the {COLOURED}[?,]", question):
+                continue
+            (name,) = named(re.sub(rf"not (of )?the {COLOURED}|relative to the {COLOURED}", "", question, flags=re.I))
+            x, y = centre(mask_of(labels, name)) / labels.shape[1::-1]
+            words = set(answer.split()) - {"middle"}
+            for low, high, position in (("left", "right", x), ("top", "bottom", y)):
+                # Labels cover what is filled, so their middle may be a pixel from the object's.
+                assert (low in words) == (position < 1 / 3) or abs(position - 1 / 3) < 0.04
+                assert (high in words) == (position >= 2 / 3) or abs(position - 2 / 3) < 0.04
+            seen += 1
+    assert seen > 100
+
+
+def test_counts_in_the_training_questions_are_not_all_one():
+    counts = Counter()
+    for seed in range(60):
+        sample = tasks.draw("objects", seed)
+        for question, answer in [(sample.question, sample.answer), *sample.turns]:
+            if question.startswith(("How many", "Count")) and "objects are there" not in question:
+                counts[answer] += 1
+    assert counts["1"] < 0.7 * counts.total()
+
+
+def test_every_image_is_asked_for_in_training():
+    asked = 0
+    for seed in range(60):
+        sample = tasks.draw("multi_image", seed)
+        assert not tasks.draw("multi_image", seed, "test").turns
+        for question, answer in sample.turns:
+            if question.startswith("What is shown in image"):
+                shown, label = answer, sample.labels[int(question.rstrip("?")[-1]) - 1]
+            else:
+                shown, label = (named(question) or [question])[0], sample.labels[int(answer) - 1]
+            things = names_in(label)
+            if isinstance(shown, str) and not named(shown):
+                digits = Counter(re.findall(r"\d", shown))
+                assert set(digits) == {what for what, _ in things}
+            else:
+                assert things == {named(shown)[0] if isinstance(shown, str) else shown}
+            asked += 1
+    assert asked > 40
 
 
 def test_which_image_answer():

@@ -478,14 +478,26 @@ def relation(d: Draw) -> Sample:
     corners = _corners_with_offset(d, size, a.size, b.size, offset)
     canvas = Canvas(background(d, size, [a, b])[0])
     paint_all(canvas, list(zip((a, b), corners, strict=True)))
-    question = d.pick(
+    return Sample("relation", relation_question(d, a, b), answer, images=[finish(d, canvas)], labels=[canvas.labels])
+
+
+def relation_question(d: Draw, a: Thing, b: Thing) -> str:
+    return d.pick(
         (
             f"Where is the {a.name} relative to the {b.name}?",
             f"Is the {a.name} left, right, above or below the {b.name}?",
             f"On which side of the {b.name} is the {a.name}?",
         )
     )
-    return Sample("relation", question, answer, images=[finish(d, canvas)], labels=[canvas.labels])
+
+
+def side_of(a: tuple[Thing, tuple[int, int]], b: tuple[Thing, tuple[int, int]]) -> str | None:
+    """On which side of the second thing the first one is, or None where that is not clear."""
+    offset = [a[1][axis] + a[0].size[axis] / 2 - b[1][axis] - b[0].size[axis] / 2 for axis in (0, 1)]
+    axis = int(abs(offset[1]) > abs(offset[0]))
+    if abs(offset[axis]) < max(8, 1.5 * abs(offset[1 - axis])):
+        return None
+    return (("left", "right"), ("above", "below"))[axis][offset[axis] > 0]
 
 
 def _corners_with_offset(
@@ -523,14 +535,14 @@ def which_shape(d: Draw) -> Sample:
         canvas = Canvas(background(d, size, [placed[0][0]])[0])
         paint_all(canvas, placed)
         canvases.append(canvas)
-    question = d.pick(
-        (
-            f"Which image shows a {full_name(names[target])}?",
-            f"Which picture has the {full_name(names[target])}?",
-            f"In which image is a {full_name(names[target])}?",
-        )
-    ).replace(" a orange", " an orange")
-    return _several(d, question, str(target + 1), canvases)
+
+    def which(index: int) -> str:
+        name = full_name(names[index])
+        forms = (f"Which image shows a {name}?", f"Which picture has the {name}?", f"In which image is a {name}?")
+        return d.pick(forms).replace(" a orange", " an orange")
+
+    question = which(target)
+    return _several(d, question, str(target + 1), canvases, _about_all(d, list(map(full_name, names)), target, which))
 
 
 def which_number(d: Draw) -> Sample:
@@ -542,14 +554,21 @@ def which_number(d: Draw) -> Sample:
             texts.append(other)
     target = d.integer(0, len(texts) - 1)
     canvases = [write_text(d, text, single_tile=True) for text in texts]
-    question = d.pick(
-        (
-            f"Which image shows the number {texts[target]}?",
-            f"Which picture has the number {texts[target]}?",
-            f"In which image is the number {texts[target]}?",
-        )
-    )
-    return _several(d, question, str(target + 1), canvases)
+
+    def which(index: int) -> str:
+        number = f"the number {texts[index]}"
+        return d.pick((f"Which image shows {number}?", f"Which picture has {number}?", f"In which image is {number}?"))
+
+    return _several(d, which(target), str(target + 1), canvases, _about_all(d, texts, target, which))
+
+
+def _about_all(d: Draw, shown: list[str], target: int, which: Callable[[int], str]) -> list[tuple[str, str]]:
+    """For training, which of several images shows what, for each but `target`, and what each image shows."""
+    if d.split != "train":
+        return []
+    turns = [(which(i), str(i + 1)) for i in range(len(shown)) if i != target and shown.count(shown[i]) == 1]
+    turns += [(f"What is shown in image {i + 1}?", text) for i, text in enumerate(shown)]
+    return d.pick_several(turns, 3)
 
 
 def same_images(d: Draw) -> Sample:
@@ -614,9 +633,11 @@ def _change_one(
     return changed
 
 
-def _several(d: Draw, question: str, answer: str, canvases: list[Canvas]) -> Sample:
-    images = [finish(d, canvas) for canvas in canvases]
-    return Sample("multi_image", question, answer, images=images, labels=[canvas.labels for canvas in canvases])
+def _several(
+    d: Draw, question: str, answer: str, canvases: list[Canvas], turns: list[tuple[str, str]] | None = None
+) -> Sample:
+    images, labels = [finish(d, canvas) for canvas in canvases], [canvas.labels for canvas in canvases]
+    return Sample("multi_image", question, answer, images=images, labels=labels, turns=turns or [])
 
 
 def video_length(d: Draw, needed: int = 4) -> int:
@@ -893,7 +914,7 @@ def page(d: Draw) -> Sample:
             break
         if row == "objects":
             placed = _row_of_objects(d, canvas, top, room)
-            asked += d.pick_several(object_questions(d, placed), 5)
+            asked += d.pick_several(object_questions(d, placed, size), 5)
             top += max([thing.size[1] for thing, _ in placed], default=0) + d.integer(1, 3)
             continue
         text = random_string(d, DIGITS, d.integer(*d.limits.digits)) if row == "number" else random_word(d)
@@ -955,11 +976,14 @@ def _line_of_characters(d: Draw, room: tuple[int, int]) -> tuple[Line | None, st
 def objects(d: Draw) -> Sample:
     """Several objects and several questions about them; only training draws it."""
     size = image_size(d)
-    names = [(d.pick(SHAPES), d.pick(COLOURS)) for _ in range(d.integer(2, max(2, d.limits.objects)))]
+    # Of few shapes or colours several objects are alike, which gives counts other than 1.
+    kinds = d.pick_several(SHAPES, d.pick((2, len(SHAPES))))
+    colours = d.pick_several(COLOURS, d.pick((2, len(COLOURS))))
+    names = [(d.pick(kinds), d.pick(colours)) for _ in range(d.integer(2, max(2, d.limits.objects)))]
     placed = scatter(d, size, names, tile_grid(*size))
     canvas = Canvas(background(d, size, [thing for thing, _ in placed])[0])
     paint_all(canvas, placed)
-    return _asked_in_turns(d, "objects", canvas, object_questions(d, placed))
+    return _asked_in_turns(d, "objects", canvas, object_questions(d, placed, size))
 
 
 def _asked_in_turns(d: Draw, task: str, canvas: Canvas, asked: list[tuple[str, str]]) -> Sample:
@@ -982,32 +1006,51 @@ def _row_of_objects(
     return placed
 
 
-def object_questions(d: Draw, placed: list[tuple[Thing, tuple[int, int]]]) -> list[tuple[str, str]]:
-    """Questions that the objects of a picture answer: up to two each of colours, shapes and relations, and counts."""
+def place_of(item: tuple[Thing, tuple[int, int]], size: tuple[int, int]) -> str:
+    """In which ninth of the picture a thing's centre is."""
+    thirds = [int(3 * (item[1][axis] + item[0].size[axis] / 2) / size[axis]) for axis in (0, 1)]
+    return " ".join((("top", "", "bottom")[thirds[1]], ("left", "", "right")[thirds[0]])).strip() or "middle"
+
+
+def object_questions(
+    d: Draw, placed: list[tuple[Thing, tuple[int, int]]], size: tuple[int, int]
+) -> list[tuple[str, str]]:
+    """Questions that the objects of a picture answer: of a colour, a shape, counts, places and relations.
+
+    Some questions of a place name a second object. They teach which of two names is asked for, without which no
+    relation is learned: where the first object is says nothing about the answer as long as the two may be confused.
+    """
     things = [thing for thing, _ in placed]
     kinds, colours = [thing.kind for thing in things], [thing.colour for thing in things]
     names = [thing.name for thing in things]
-    asked = [(f"What colour is the {t.kind}?", t.colour) for t in things if kinds.count(t.kind) == 1][:2]
-    asked += [(f"What shape is {t.colour}?", t.kind) for t in things if colours.count(t.colour) == 1][:2]
+    asked = [(f"What colour is the {t.kind}?", t.colour) for t in things if kinds.count(t.kind) == 1][:1]
+    asked += [(f"What shape is {t.colour}?", t.kind) for t in things if colours.count(t.colour) == 1][:1]
     if len(things) == 1:
         asked = [(d.pick(("What is in the picture?", "What do you see?")), things[0].name)]
     if things:
-        kind, colour = d.pick(kinds), d.pick(colours)
-        plural = "crosses" if kind == "cross" else f"{kind}s"
         asked.append((d.pick(("How many objects are there?", "Count the objects.")), str(len(things))))
-        asked.append((d.pick((f"How many {plural} are there?", f"Count the {plural}.")), str(kinds.count(kind))))
-        asked.append((f"How many {colour} objects are there?", str(colours.count(colour))))
-    relations = []
-    for one, other in d.pick_several([(i, j) for i in range(len(things)) for j in range(len(things)) if i != j], 6):
-        if names.count(names[one]) > 1 or names.count(names[other]) > 1:
-            continue
-        (a, corner_a), (b, corner_b) = placed[one], placed[other]
-        offset = [corner_a[axis] + a.size[axis] / 2 - corner_b[axis] - b.size[axis] / 2 for axis in (0, 1)]
-        axis = int(abs(offset[1]) > abs(offset[0]))
-        if abs(offset[axis]) >= max(8, 1.5 * abs(offset[1 - axis])):
-            answer = (("left", "right"), ("above", "below"))[axis][offset[axis] > 0]
-            relations.append((f"Where is the {a.name} relative to the {b.name}?", answer))
-    return asked + relations[:2]
+        for kind in d.pick_several(sorted(set(kinds)), 2):
+            plural = "crosses" if kind == "cross" else f"{kind}s"
+            asked.append((d.pick((f"How many {plural} are there?", f"Count the {plural}.")), str(kinds.count(kind))))
+        for colour in d.pick_several(sorted(set(colours)), 2):
+            asked.append((f"How many {colour} objects are there?", str(colours.count(colour))))
+    unique = [item for item in placed if names.count(item[0].name) == 1]
+    pairs = d.pick_several([(a, b) for a in unique for b in unique if a is not b], 6)
+    places = [(place_question(d, a[0], b[0]), place_of(a, size)) for a, b in pairs]
+    sides = [(relation_question(d, a[0], b[0]), side) for a, b in pairs if (side := side_of(a, b)) is not None]
+    return asked + places[-3:] + sides[:3]
+
+
+def place_question(d: Draw, thing: Thing, other: Thing) -> str:
+    return d.pick(
+        (
+            f"Where is the {thing.name}?",
+            f"Where is the {thing.name}, not the {other.name}?",
+            f"Not the {other.name}, where is the {thing.name}?",
+            f"Where in the picture is the {thing.name} relative to the {other.name}?",
+            f"On which side of the picture, not of the {other.name}, is the {thing.name}?",
+        )
+    )
 
 
 _DRAWERS = {
