@@ -114,6 +114,18 @@ def test_labels_of_videos_are_one_per_frame(processor):
     assert len(batch["token_labels"]) == len(batch["pixel_values_videos"]) == sum(len(s.frames) for s in samples)
 
 
+def test_the_loss_of_tokens_asks_for_their_places():
+    model = build_model(0)
+    torch.nn.init.zeros_(model.head.weight)
+    torch.nn.init.zeros_(model.place_head.bias)
+    with torch.no_grad():
+        model.place_head.weight.copy_(40 * torch.eye(*model.place_head.weight.shape))
+    tokens = torch.eye(TOKENS_PER_SIDE**2, model.head.in_features)[None]
+    labels = torch.zeros(1, TOKENS_PER_SIDE**2, POINTS**2, 4, dtype=torch.uint8)
+    right, wrong = (model.loss_of_tokens(given, labels) for given in (tokens, tokens.roll(1, dims=1)))
+    assert wrong - right == pytest.approx(40)
+
+
 def test_the_optimizer_trains_all_and_resumes():
     def run(steps, state=None):
         torch.manual_seed(0)

@@ -4,13 +4,15 @@ Trains the model in this repository from nothing, on what `training/tasks.py` dr
 
     python -m training.train --output runs
 
-Three stages, each a `Trainer` run that resumes from its last checkpoint and is skipped once finished:
+Five stages, each a `Trainer` run that resumes from its last checkpoint and is skipped once finished:
 
 1. `tokens`: the vision tower alone learns to say what each of its tokens shows, which the generator knows: characters,
-   shapes, colours, ranks in a line or in time, and motion.
+   shapes, colours, ranks in a line or in time, motion, and the token's place in its frame.
 2. `curriculum`: the whole model answers questions of rising difficulty, many about a picture, which it sees in one
    step (`T_img` 1); the loss of the tokens stays on as a second loss.
-3. `answers`: the full distribution in the four steps of the released models.
+3. `motion`: the tower alone again, on many videos, from which temporal attention learns what moves and what changes.
+4. `questions`: the whole model again, with more of what is hardest.
+5. `answers`: the full distribution in the four steps of the released models.
 
 Matrices are trained by Muon (https://kellerjordan.github.io/posts/muon), the rest by AdamW.
 """
@@ -18,7 +20,7 @@ Matrices are trained by Muon (https://kellerjordan.github.io/posts/muon), the re
 import argparse
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -28,7 +30,6 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from training.data import POINTS, Collator, DrawnAhead, DrawnSamples, Schedule, stable_seed
 from training.scenes import COLOUR_CLASSES, HIGHEST_RANK, MOTION_CLASSES, UNKNOWN, WHAT_CLASSES
-from training.tasks import TRAINING_TASKS
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,6 +45,9 @@ TASK_WEIGHTS = {
     "order": 1.5,
     "flash": 1.5,
     "video_number": 2.0,
+    "page": 0.0,
+    "objects": 0.0,
+    "sheet": 0.0,
 }
 
 
@@ -53,7 +57,7 @@ class Stage:
     One `Trainer` run.
 
     `token_loss` and `answer_loss` weigh the two losses; without an answer loss the vision tower trains alone.
-    `many_questions` weighs the `TRAINING_TASKS` among the tasks. `image_steps` is T_img. `learning_rate` is
+    `weights` of tasks go before `TASK_WEIGHTS`. `image_steps` is T_img. `learning_rate` is
     Muon's, whose updates have a norm that does not depend on the gradient's; the vision tower's is `tower_rate` of it.
     """
 
@@ -63,7 +67,7 @@ class Stage:
     learning_rate: float
     token_loss: float
     answer_loss: float
-    many_questions: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    weights: dict[str, float] = field(default_factory=dict)
     image_steps: int = 4
     tower_rate: float = 1.0
     first_level: int = 0
@@ -81,7 +85,7 @@ STAGES = (
         learning_rate=2e-2,
         token_loss=1.0,
         answer_loss=0.0,
-        many_questions=(15.0, 15.0, 35.0),
+        weights={"page": 15.0, "objects": 15.0, "sheet": 35.0},
         image_steps=1,
         settled=0.2,
         long_share=0.15,
@@ -93,20 +97,67 @@ STAGES = (
         learning_rate=1e-2,
         token_loss=0.2,
         answer_loss=1.0,
-        many_questions=(8.0, 6.0, 2.0),
+        weights={"page": 8.0, "objects": 6.0, "sheet": 2.0},
         image_steps=1,
         tower_rate=0.2,
         first_level=1,
         settled=0.35,
     ),
     Stage(
+        "motion",
+        steps=4200,
+        batch_size=32,
+        learning_rate=1.5e-2,
+        token_loss=1.0,
+        answer_loss=0.0,
+        weights={
+            "direction": 5.0,
+            "order": 4.0,
+            "flash": 5.0,
+            "video_number": 6.0,
+            "multi_image": 1.0,
+            "page": 4.0,
+            "objects": 3.0,
+            "sheet": 12.0,
+        },
+        image_steps=1,
+        first_level=2,
+        settled=0.1,
+        long_share=0.2,
+    ),
+    Stage(
+        "questions",
+        steps=5400,
+        batch_size=24,
+        learning_rate=1.5e-2,
+        token_loss=0.2,
+        answer_loss=1.0,
+        weights={
+            "shape_colour": 0.5,
+            "count": 3.0,
+            "relation": 4.0,
+            "multi_image": 5.0,
+            "direction": 2.0,
+            "order": 2.0,
+            "flash": 2.5,
+            "video_number": 3.0,
+            "page": 4.0,
+            "objects": 12.0,
+            "sheet": 2.0,
+        },
+        image_steps=1,
+        tower_rate=0.2,
+        first_level=2,
+        settled=0.2,
+    ),
+    Stage(
         "answers",
-        steps=450,
+        steps=500,
         batch_size=16,
         learning_rate=5e-3,
         token_loss=0.1,
         answer_loss=1.0,
-        many_questions=(3.0, 2.0, 1.0),
+        weights={"page": 3.0, "objects": 2.0, "sheet": 1.0},
         tower_rate=0.3,
         first_level=3,
         settled=0.1,
@@ -119,7 +170,8 @@ class TokenSupervised(nn.Module):
     PVC with a head that names what each token of the vision tower shows, for training only.
 
     The head is one linear layer on the compressed tokens: the classes of what, of which colour, of which rank
-    and moving which way is at POINTS^2 points of the square that the token stands for.
+    and moving which way is at POINTS^2 points of the square that the token stands for. A second one names the token's
+    place in its frame, which the language model needs to tell left from right.
     """
 
     def __init__(self, pvc: nn.Module, token_loss: float = 1.0, answer_loss: float = 1.0):
@@ -128,12 +180,15 @@ class TokenSupervised(nn.Module):
         self.token_loss = token_loss
         self.answer_loss = answer_loss
         self.classes = (len(WHAT_CLASSES), len(COLOUR_CLASSES), 1 + HIGHEST_RANK, len(MOTION_CLASSES))
-        self.head = nn.Linear(pvc.config.vision_config.projection_dim, POINTS**2 * sum(self.classes))
+        width = pvc.config.vision_config.projection_dim
+        self.head = nn.Linear(width, POINTS**2 * sum(self.classes))
+        self.place_head = nn.Linear(width, pvc.config.vision_config.tokens_per_frame)
 
     def loss_of_tokens(self, tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Sum of four cross-entropies: `float[t, n, D], uint8[t, n, points, 4] -> float[]`."""
+        """Sum of five cross-entropies: `float[t, n, D], uint8[t, n, points, 4] -> float[]`."""
         scores = self.head(tokens).unflatten(-1, (POINTS**2, -1)).flatten(0, 2).float()
-        loss = 0.0
+        places = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape[:2])
+        loss = nn.functional.cross_entropy(self.place_head(tokens).flatten(0, 1).float(), places.flatten())
         for part, kind in zip(scores.split(self.classes, dim=-1), labels.long().flatten(0, 2).unbind(-1)):
             # Most of a picture is background, which is learned in no time.
             weight = torch.ones(part.shape[-1], device=part.device)
@@ -245,7 +300,7 @@ def run_stage(stage: Stage, model: TokenSupervised, processor, output: Path, arg
     folder = output / stage.name
     model.token_loss, model.answer_loss = stage.token_loss, stage.answer_loss
     model.pvc.config.num_image_steps = processor.num_image_steps = stage.image_steps
-    weights = {**TASK_WEIGHTS, **dict(zip(TRAINING_TASKS, stage.many_questions, strict=True))}
+    weights = {**TASK_WEIGHTS, **stage.weights}
     batch_size = args.batch_size or stage.batch_size
     steps = max(1, round(stage.steps * args.steps_scale))
     schedule = Schedule(weights, stage.first_level, stage.settled)
