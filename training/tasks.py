@@ -1017,8 +1017,8 @@ def object_questions(
 ) -> list[tuple[str, str]]:
     """Questions that the objects of a picture answer: of a colour, a shape, counts, places and relations.
 
-    Some questions of a place name a second object. They teach which of two names is asked for, without which no
-    relation is learned: where the first object is says nothing about the answer as long as the two may be confused.
+    Some questions of a place name a second object, to teach which of two names is asked for: as long as a model
+    confuses the two, nothing about them tells it on which side one is of the other.
     """
     things = [thing for thing, _ in placed]
     kinds, colours = [thing.kind for thing in things], [thing.colour for thing in things]

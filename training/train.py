@@ -171,7 +171,7 @@ class TokenSupervised(nn.Module):
 
     The head is one linear layer on the compressed tokens: the classes of what, of which colour, of which rank
     and moving which way is at POINTS^2 points of the square that the token stands for. A second one names the token's
-    place in its frame, which the language model needs to tell left from right.
+    place in its frame, so that what is said about a token's square can be said about where it is.
     """
 
     def __init__(self, pvc: nn.Module, token_loss: float = 1.0, answer_loss: float = 1.0):
