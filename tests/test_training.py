@@ -177,11 +177,26 @@ def test_an_index_alone_decides_a_sample():
 
 def test_drawing_ahead_changes_nothing():
     samples = DrawnSamples(24, 4, 7, Schedule(TASK_WEIGHTS))
-    ahead = DrawnAhead(samples, block=5)
+    ahead = DrawnAhead(samples, steps=2)
     assert len(ahead) == 24
-    for index in (0, 4, 5, 23, 2):
-        one, other = samples[index], ahead[index]
-        assert (one and (one.question, one.answer)) == (other and (other.question, other.answer))
+    for index in (0, 4, 9, 23, 2):
+        assert question_of(samples[index]) == question_of(ahead[index])
+
+
+def test_each_process_draws_its_own_batches_of_one_kind():
+    samples = DrawnSamples(48, 4, 7, Schedule(TASK_WEIGHTS), num_processes=2)
+    for process in range(2):
+        ahead = DrawnAhead(samples, steps=3, process_index=process)
+        for index in range(48):
+            if index // 4 % 2 == process:
+                assert question_of(samples[index]) == question_of(ahead[index])
+        assert all(index // 4 % 2 == process for index in ahead.drawn)
+    for step in range(6):
+        assert len({samples[8 * step + index].task in VIDEO_TASKS for index in (0, 4)}) == 1
+
+
+def question_of(sample):
+    return sample and (sample.question, sample.answer)
 
 
 def test_levels_rise_and_batches_are_of_one_kind():

@@ -50,7 +50,8 @@ class DrawnSamples(Dataset):
     """
     Samples drawn as they are asked for: the index alone decides the sample, so an interrupted run resumes on the
     same data and no two indices see the same picture. What makes sequences unlike in length, images or videos and one
-    tile or several, is decided per batch; batches of long sequences hold `long_share` of the samples.
+    tile or several, is decided per step, which is one batch of each process; batches of long sequences hold
+    `long_share` of the samples.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class DrawnSamples(Dataset):
         schedule: Schedule,
         long_share: float = 0.375,
         compressed_videos: float = 0.3,
+        num_processes: int = 1,
     ):
         self.length = length
         self.batch_size = batch_size
@@ -68,6 +70,7 @@ class DrawnSamples(Dataset):
         self.schedule = schedule
         self.long_share = long_share
         self.compressed_videos = compressed_videos
+        self.num_processes = num_processes
 
     def __len__(self) -> int:
         return self.length
@@ -76,9 +79,10 @@ class DrawnSamples(Dataset):
         """The sample, or None where a batch of long sequences is full."""
         rng = np.random.default_rng([self.seed, index])
         level = self.schedule.level(index / self.length, rng)
-        batch = np.random.default_rng([self.seed, self.length + index // self.batch_size])
-        task = self.schedule.task(batch, list(self.schedule.weights))
-        wide = bool(batch.random() < LEVELS[level].wide)
+        number = index // (self.batch_size * self.num_processes)
+        step = np.random.default_rng([self.seed, self.length + number])
+        task = self.schedule.task(step, list(self.schedule.weights))
+        wide = bool(step.random() < LEVELS[level].wide)
         tasks = next(group for group in BATCHES if task in group)
         is_long = tasks in (VIDEO_TASKS, ALBUM_TASKS) or (wide and level >= FIRST_WIDE_LEVEL)
         if is_long and index % self.batch_size >= self.long_share * self.batch_size:
@@ -91,17 +95,19 @@ class DrawnSamples(Dataset):
 
 class DrawnAhead(Dataset):
     """
-    `samples`, of which `block` are drawn at a time on all cores, each time the first of them is asked for.
+    `samples`, of which those of some `steps` are drawn at a time, each time the first of them is asked for.
 
     Drawing between steps instead of beside them: where every core trains, one that also draws holds up all the others
-    at every operation. On two cores steps took 0.7 to 0.8 of the time.
+    at every operation. On two cores steps took 0.7 to 0.8 of the time. Of several processes that take turns at the
+    batches, as `Trainer`'s do, each draws its own.
     """
 
-    def __init__(self, samples: Dataset, block: int):
+    def __init__(self, samples: DrawnSamples, steps: int, process_index: int = 0):
         self.samples = samples
-        self.block = block
+        self.block = steps * samples.batch_size * samples.num_processes
+        self.process_index = process_index
         self.start = None
-        self.drawn = []
+        self.drawn = {}
         self.pool = None
 
     def __len__(self) -> int:
@@ -110,11 +116,13 @@ class DrawnAhead(Dataset):
     def __getitem__(self, index: int) -> Sample | None:
         start = index - index % self.block
         if start != self.start:
-            self.pool = self.pool or multiprocessing.Pool(os.cpu_count())
-            numbers = range(start, min(start + self.block, len(self.samples)))
-            self.drawn = self.pool.map(self.samples.__getitem__, numbers, chunksize=32)
+            self.pool = self.pool or multiprocessing.Pool(max(1, os.cpu_count() // self.samples.num_processes))
+            batches = np.arange(start, min(start + self.block, len(self))) // self.samples.batch_size
+            own = np.flatnonzero(batches % self.samples.num_processes == self.process_index)
+            numbers = (start + own).tolist()
+            self.drawn = dict(zip(numbers, self.pool.map(self.samples.__getitem__, numbers, 32), strict=True))
             self.start = start
-        return self.drawn[index - start]
+        return self.drawn[index]
 
 
 def conversation(sample: Sample, with_answer: bool) -> list[dict]:

@@ -3,6 +3,7 @@
 Trains the model in this repository from nothing, on what `training/tasks.py` draws.
 
     python -m training.train --output runs
+    torchrun --standalone --nproc-per-node 2 -m training.train --output runs --no-compile    # a process for each core
 
 Five stages, each a `Trainer` run that resumes from its last checkpoint and is skipped once finished:
 
@@ -19,6 +20,7 @@ Matrices are trained by Muon (https://kellerjordan.github.io/posts/muon), the re
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -301,21 +303,10 @@ def run_stage(stage: Stage, model: TokenSupervised, processor, output: Path, arg
     model.token_loss, model.answer_loss = stage.token_loss, stage.answer_loss
     model.pvc.config.num_image_steps = processor.num_image_steps = stage.image_steps
     weights = {**TASK_WEIGHTS, **stage.weights}
-    batch_size = args.batch_size or stage.batch_size
     steps = max(1, round(stage.steps * args.steps_scale))
-    schedule = Schedule(weights, stage.first_level, stage.settled)
-    seed = stable_seed(stage.name) + args.seed
-    dataset = DrawnSamples(steps * batch_size, batch_size, seed, schedule, stage.long_share)
-    dataset = DrawnAhead(dataset, args.draw_ahead * batch_size)
-    # Without questions the language model does not train.
-    for part in (model.pvc.model.language_model, model.pvc.lm_head):
-        part.requires_grad_(stage.answer_loss > 0)
-    vision_config = model.pvc.config.vision_config
-    collator = Collator(processor, vision_config.grid_size // vision_config.downsample_factor, bool(stage.answer_loss))
     arguments = TrainingArguments(
         output_dir=str(folder),
         max_steps=steps,
-        per_device_train_batch_size=batch_size,
         learning_rate=stage.learning_rate,
         lr_scheduler_type=stage.scheduler,
         warmup_steps=min(100, steps // 5),
@@ -323,6 +314,7 @@ def run_stage(stage: Stage, model: TokenSupervised, processor, output: Path, arg
         max_grad_norm=1.0,
         bf16=args.bf16,
         use_cpu=not torch.cuda.is_available(),
+        ddp_backend=None if torch.cuda.is_available() else "gloo",
         train_sampling_strategy="sequential",
         logging_steps=args.logging_steps,
         save_steps=args.save_steps,
@@ -332,13 +324,27 @@ def run_stage(stage: Stage, model: TokenSupervised, processor, output: Path, arg
         seed=args.seed,
         disable_tqdm=not sys.stdout.isatty(),
     )
+    processes = arguments.world_size
+    batch_size = arguments.per_device_train_batch_size = (args.batch_size or stage.batch_size) // processes
+    schedule = Schedule(weights, stage.first_level, stage.settled)
+    seed = stable_seed(stage.name) + args.seed
+    length = steps * batch_size * processes
+    dataset = DrawnSamples(length, batch_size, seed, schedule, stage.long_share, num_processes=processes)
+    dataset = DrawnAhead(dataset, args.draw_ahead, arguments.process_index)
+    # Without questions the language model does not train.
+    for part in (model.pvc.model.language_model, model.pvc.lm_head):
+        part.requires_grad_(stage.answer_loss > 0)
+    vision_config = model.pvc.config.vision_config
+    collator = Collator(processor, vision_config.grid_size // vision_config.downsample_factor, bool(stage.answer_loss))
     trainer = TwoLossTrainer(
         model=model, args=arguments, train_dataset=dataset, data_collator=collator, tower_rate=stage.tower_rate
     )
     last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     trainer.train(resume_from_checkpoint=last)
-    torch.save(model.state_dict(), folder / "final.pt")
-    (folder / "log.json").write_text(json.dumps(trainer.state.log_history, indent=1))
+    if trainer.is_world_process_zero():
+        torch.save(model.state_dict(), folder / "final.pt")
+        (folder / "log.json").write_text(json.dumps(trainer.state.log_history, indent=1))
+    trainer.accelerator.wait_for_everyone()
 
 
 def build_model(seed: int, folder: Path | None = None) -> TokenSupervised:
@@ -404,7 +410,8 @@ def main():
             run_stage(stage, model, processor, args.output, args)
         if final.exists():
             model.load_state_dict(torch.load(final, weights_only=True))
-    save_model(model.pvc, processor, args.output / "model")
+    if int(os.environ.get("RANK", 0)) == 0:
+        save_model(model.pvc, processor, args.output / "model")
 
 
 if __name__ == "__main__":
