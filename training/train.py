@@ -325,7 +325,13 @@ def run_stage(stage: Stage, model: TokenSupervised, processor, output: Path, arg
         disable_tqdm=not sys.stdout.isatty(),
     )
     processes = arguments.world_size
-    batch_size = arguments.per_device_train_batch_size = (args.batch_size or stage.batch_size) // processes
+    batch_size, rest = divmod(args.batch_size or stage.batch_size, processes)
+    if rest:
+        raise ValueError(
+            f"Expected a batch size that {processes} processes can share evenly, but got {batch_size * processes + rest}; "
+            "start another number of processes or set `--batch-size`."
+        )
+    arguments.per_device_train_batch_size = batch_size
     schedule = Schedule(weights, stage.first_level, stage.settled)
     seed = stable_seed(stage.name) + args.seed
     length = steps * batch_size * processes
