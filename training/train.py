@@ -328,8 +328,8 @@ def run_stage(stage: Stage, model: TokenSupervised, processor, output: Path, arg
     batch_size, rest = divmod(args.batch_size or stage.batch_size, processes)
     if rest:
         raise ValueError(
-            f"Expected a batch size that {processes} processes can share evenly, but got {batch_size * processes + rest}; "
-            "start another number of processes or set `--batch-size`."
+            f"Expected a batch size that {processes} processes can share evenly, but got "
+            f"{args.batch_size or stage.batch_size}; start another number of processes or set `--batch-size`."
         )
     arguments.per_device_train_batch_size = batch_size
     schedule = Schedule(weights, stage.first_level, stage.settled)
