@@ -345,6 +345,8 @@ def test_every_image_is_asked_for_in_training():
         sample = tasks.draw("multi_image", seed)
         assert not tasks.draw("multi_image", seed, "test").turns
         for question, answer in sample.turns:
+            if question == "What is different?":
+                continue
             if question.startswith("What is shown in image"):
                 shown, label = answer, sample.labels[int(question.rstrip("?")[-1]) - 1]
             else:
@@ -470,3 +472,61 @@ def test_video_survives_h264():
 def test_h264_refuses_odd_sizes():
     with pytest.raises(ValueError, match=r"even height and width, but got \(33, 48\)"):
         scenes.encode_mp4([np.zeros((33, 48, 3), np.uint8)], 5.0, io.BytesIO())
+
+
+def test_what_is_different_between_two_images():
+    said = Counter()
+    for seed in range(150):
+        sample = tasks.draw("multi_image", seed)
+        difference = dict(sample.turns).get("What is different?")
+        if difference is None:
+            continue
+        said[difference] += 1
+        assert (difference == "nothing") == (sample.answer == "yes")
+        first, second = (names_in(label) for label in sample.labels)
+        if difference in ("nothing", "place"):
+            assert first == second
+        else:
+            same, other = (0, 1) if difference == "colour" else (1, 0)
+            assert {name[same] for name in first} == {name[same] for name in second}
+            assert {name[other] for name in first} != {name[other] for name in second}
+    assert set(said) == {"nothing", "colour", "shape", "place"}
+
+
+def test_names_asks_for_one_of_objects_that_are_unlike():
+    kinds = Counter()
+    for seed in range(40):
+        sample = tasks.draw("names", seed)
+        labels = sample.labels[0]
+        things = names_in(labels)
+        colour_of = dict(things)
+        assert len(colour_of) == len(set(colour_of.values())) == len(things) >= 2
+        for question, answer in [(sample.question, sample.answer), *sample.turns]:
+            last = question.rstrip("?").split()[-1]
+            if question.startswith("What colour"):
+                kinds["colour"] += 1
+                assert answer == colour_of[last]
+            elif question.startswith("What shape"):
+                kinds["shape"] += 1
+                assert colour_of[answer] == last
+            else:
+                asked = named(question)
+                kinds["place" if len(asked) == 1 else "side"] += 1
+                assert set(asked) <= set(things)
+    assert min(kinds[kind] for kind in ("colour", "shape", "place", "side")) > 20
+
+
+@pytest.mark.parametrize("task", ["count", "relation"])
+def test_training_asks_more_about_the_objects_of_a_picture(task):
+    for seed in range(15):
+        assert not tasks.draw(task, seed, "test").turns
+        sample = tasks.draw(task, seed, "train")
+        labels = sample.labels[0]
+        things = names_in(labels)
+        assert sample.turns
+        for question, answer in sample.turns:
+            assert set(named(question)) <= set(things)
+            if question.startswith("What colour"):
+                assert (question.rstrip("?").split()[-1], answer) in things
+            if question in ("How many objects are there?", "Count the objects."):
+                assert int(answer) == sum(components(mask_of(labels, thing)) for thing in things)

@@ -14,14 +14,17 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, TrainingArg
 
 from training.data import (
     ALBUM_TASKS,
+    FIRST_SHAPE,
     IMAGE_TASKS,
     POINTS,
     Collator,
     DrawnAhead,
     DrawnSamples,
     Schedule,
+    centred,
     conversation,
     cut_labels,
+    questions_apart,
 )
 from training.scenes import UNKNOWN, WHAT_CLASSES, tile_grid
 from training.tasks import LAST_LEVEL, VIDEO_TASKS, draw
@@ -60,6 +63,25 @@ def test_every_turn_of_an_assistant_carries_loss(processor):
         assert processor.tokenizer.decode(labels[labels != -100]) == "".join(f"{a}<|im_end|>" for a in answers)
 
 
+@pytest.mark.parametrize(("tasks", "level"), [(("objects", "number"), 4), (("multi_image",) * 3, 4), (("order",), 2)])
+def test_questions_apart_are_rows_of_their_own(processor, tasks, level):
+    """The same pixels, one question after the other with the visuals it is about: the loss of each asked alone."""
+    samples = [draw(task, seed, "train", level) for seed, task in enumerate(tasks, start=1)]
+    batch = Collator(processor, TOKENS_PER_SIDE, questions_apart=3)(samples)
+    rows = [row for sample in samples for row in questions_apart(sample, 3)]
+    assert len(batch["labels"]) == len(rows) > len(samples)
+    pixels = "pixel_values_videos" if samples[0].frames else "pixel_values"
+    assert torch.equal(batch[pixels], Collator(processor, TOKENS_PER_SIDE)(samples)[pixels])
+    model = build_model(0, ROOT)
+    together, alone, tokens = model(**batch)["answer_loss"], 0.0, 0
+    for row, labels in zip(rows, batch["labels"]):
+        kept = labels[labels != -100]
+        assert processor.tokenizer.decode(kept) == f"{row.answer}<|im_end|>"
+        alone += model(**Collator(processor, TOKENS_PER_SIDE)([row]))["answer_loss"] * len(kept)
+        tokens += len(kept)
+    assert together.item() == pytest.approx(alone.item() / tokens, rel=1e-4)
+
+
 def test_a_batch_trains_on_what_a_question_looks_like_when_asked(processor):
     sample = draw("number", 3, "train")
     asked = processor.apply_chat_template(conversation(sample, False), tokenize=False, add_generation_prompt=True)
@@ -94,6 +116,20 @@ def test_labels_are_cut_as_pixels_are(processor):
     assert (cut[:-1, ..., 2] == UNKNOWN).all() and not cut[-1, ..., 2].any()
 
 
+def test_the_middle_of_a_shape_is_in_one_token():
+    labels = np.zeros((90, 180, 4), np.uint8)
+    labels[0:20, 0:30] = (FIRST_SHAPE, 3, 1, 0)
+    labels[50:80, 95:125] = (FIRST_SHAPE + 1, 5, 2, 0)
+    labels[30:40, 30:40] = (1, 5, 3, 0)  # a character
+    left, right, thumbnail = centred(labels, (2, 1), TOKENS_PER_SIDE)
+    assert np.argwhere(left[..., 0]).tolist() == [[0, 0]] and np.argwhere(right[..., 0]).tolist() == [[2, 0]]
+    assert np.argwhere(thumbnail[..., 0]).tolist() == [[0, 0], [2, 2]]
+    assert left[0, 0].tolist() == [FIRST_SHAPE, 3, UNKNOWN, 0]
+    assert thumbnail[2, 2].tolist() == [FIRST_SHAPE + 1, 5, 2, 0]
+    (alone,) = centred(labels, (1, 1), TOKENS_PER_SIDE)
+    assert np.array_equal(alone, thumbnail)
+
+
 @pytest.mark.parametrize("with_text", [True, False])
 def test_token_labels_are_ordered_by_token(processor, with_text):
     samples = [draw("number", seed, "train", 0) for seed in range(4)]
@@ -103,8 +139,8 @@ def test_token_labels_are_ordered_by_token(processor, with_text):
         for token in (0, 6, 9, 15):
             row, column = (POINTS * place for place in divmod(token, TOKENS_PER_SIDE))
             block = expected[row : row + POINTS, column : column + POINTS].reshape(-1, 4)
-            assert np.array_equal(points[token].numpy(), block)
-        seen = {WHAT_CLASSES[index] for index in points[..., 0].flatten().tolist()} - {"background"}
+            assert np.array_equal(points[token, :-1].numpy(), block)
+        seen = {WHAT_CLASSES[index] for index in points[:, :-1, 0].flatten().tolist()} - {"background"}
         assert seen == set(sample.answer)
 
 
@@ -121,9 +157,21 @@ def test_the_loss_of_tokens_asks_for_their_places():
     with torch.no_grad():
         model.place_head.weight.copy_(40 * torch.eye(*model.place_head.weight.shape))
     tokens = torch.eye(TOKENS_PER_SIDE**2, model.head.in_features)[None]
-    labels = torch.zeros(1, TOKENS_PER_SIDE**2, POINTS**2, 4, dtype=torch.uint8)
+    labels = torch.zeros(1, TOKENS_PER_SIDE**2, POINTS**2 + 1, 4, dtype=torch.uint8)
     right, wrong = (model.loss_of_tokens(given, labels) for given in (tokens, tokens.roll(1, dims=1)))
     assert (wrong - right).item() == pytest.approx(40, rel=1e-4)
+
+
+def test_the_loss_of_tokens_leaves_out_what_is_unknown():
+    model = build_model(0)
+    tokens = torch.randn(1, TOKENS_PER_SIDE**2, model.head.in_features)
+    labels = torch.zeros(1, TOKENS_PER_SIDE**2, POINTS**2 + 1, 4, dtype=torch.uint8)
+    labels[:, :, POINTS**2] = UNKNOWN
+    loss = model.loss_of_tokens(tokens, labels)
+    loss.backward()
+    assert loss.isfinite() and not model.middle_head.weight.grad.any() and model.head.weight.grad.any()
+    labels[:, 3, POINTS**2] = 1
+    assert model.loss_of_tokens(tokens, labels) > loss + 1
 
 
 def test_the_optimizer_trains_all_and_resumes():
@@ -211,6 +259,16 @@ def test_levels_rise_and_batches_are_of_one_kind():
         assert len(kinds) == 1
     full = [sum(samples[16 * batch + index] is not None for index in range(16)) for batch in range(20)]
     assert set(full) == {6, 16}
+
+
+def test_the_command_trains_a_fresh_language_model_alone(tmp_path):
+    command = [sys.executable, "-m", "training.train", "--model", ".", "--output", tmp_path, "--stages", "names"]
+    command += ["--batch-size", "4", "--draw-ahead", "2", "--no-compile", "--steps-scale", "0.001"]
+    subprocess.run(command, cwd=ROOT, check=True)
+    before = build_model(0, ROOT).pvc.state_dict()
+    after = build_model(0, tmp_path / "model").pvc.state_dict()
+    for name, weight in before.items():
+        assert torch.equal(weight, after[name]) == ("vision_tower" in name or name.endswith("norm.weight")), name
 
 
 @pytest.mark.slow

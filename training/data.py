@@ -5,18 +5,19 @@ import multiprocessing
 import os
 import zlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from training.scenes import UNKNOWN, through_h264, tile_grid
+from training.scenes import SHAPES, UNKNOWN, WHAT_CLASSES, through_h264, tile_grid
 from training.tasks import LAST_LEVEL, LEVELS, TASKS, TRAINING_TASKS, VIDEO_TASKS, Sample, draw
 
 
 # Each token of the vision tower is labelled at POINTS x POINTS points of the square that it stands for.
 POINTS = 4
+FIRST_SHAPE = WHAT_CLASSES.index(SHAPES[0])
 # Tasks whose sequences are alike in length share batches.
 ALBUM_TASKS = ("multi_image",)
 IMAGE_TASKS = tuple(task for task in TASKS if task not in (*VIDEO_TASKS, *ALBUM_TASKS))
@@ -162,40 +163,88 @@ def cut_labels(labels: np.ndarray, grid: tuple[int, int], points: int, thumbnail
     return tiles
 
 
+def questions_apart(sample: Sample, most: int) -> list[Sample]:
+    """The first `most` questions about a picture, each as a sample of its own."""
+    turns = [(sample.question, sample.answer), *sample.turns][:most]
+    return [replace(sample, question=question, answer=answer, turns=[]) for question, answer in turns]
+
+
+def centred(labels: np.ndarray, grid: tuple[int, int], side: int) -> np.ndarray:
+    """
+    The shape whose middle is in each square of a picture's tiles: `uint8[h, w, 4] -> uint8[tiles, side, side, 4]`.
+
+    Zero where there is none. Each shape of the picture has a rank of its own. Readable shapes are too large for two of
+    them to share a token's square, so their number is that of the tokens in which one has its middle.
+    """
+    middles = []
+    for rank in np.unique(labels[..., 2]):
+        y, x = np.nonzero((labels[..., 2] == rank) & (labels[..., 0] >= FIRST_SHAPE))
+        if len(y):
+            middles.append((y.min() + y.max() + 1, x.min() + x.max() + 1, labels[y[0], x[0]]))
+    height, width = labels.shape[:2]
+    cuts = []
+    for columns, rows in [grid, (1, 1)] if grid != (1, 1) else [grid]:
+        squares = np.zeros((rows * side, columns * side, 4), np.uint8)
+        for y, x, label in middles:
+            squares[y * rows * side // (2 * height), x * columns * side // (2 * width)] = label
+        squares = squares.reshape(rows, side, columns, side, 4).transpose(0, 2, 1, 3, 4)
+        cuts.append(squares.reshape(rows * columns, side, side, 4))
+    if len(cuts) > 1:
+        cuts[0][..., 2] = UNKNOWN
+    return np.concatenate(cuts)
+
+
 class Collator:
     """
     Samples to a batch: the processor's tensors, `labels` of the last positions of each row (only answers carry loss)
-    and, per image tile or video frame, `token_labels` `uint8[frames, tokens, POINTS^2, 4]` of what the tokens show.
+    and, per image tile or video frame, `token_labels` `uint8[frames, tokens, POINTS^2 + 1, 4]` of what the tokens
+    show: at the points of each one's square, and which shape has its middle there.
 
-    `tokens_per_side` is the root of the tokens per frame. Without `with_text` there are only pixels and their labels.
+    A sample is a row, a conversation of all its turns. With `questions_apart` each of its questions, up to that many,
+    is a row: pixels and `token_labels` still come once, and `visuals` `int[images or videos of all rows]` says which
+    of them each row shows. `tokens_per_side` is the root of the tokens per frame. Without `with_text` there are only
+    pixels and their labels.
     """
 
-    def __init__(self, processor, tokens_per_side: int, with_text: bool = True):
+    def __init__(self, processor, tokens_per_side: int, with_text: bool = True, questions_apart: int = 0):
         self.processor = processor
         self.tokens_per_side = tokens_per_side
         self.with_text = with_text
+        self.questions_apart = questions_apart
 
     def __call__(self, samples: list[Sample | None]) -> dict[str, torch.Tensor]:
         samples = [sample for sample in samples if sample is not None]
-        images = [image for sample in samples for image in sample.images] or None
-        videos = [np.stack(sample.frames) for sample in samples if sample.frames] or None
-        if not self.with_text:
-            processor, visuals = self.processor.image_processor, images
-            if videos:
-                processor, visuals = self.processor.video_processor, videos
-            return {**processor(visuals, return_tensors="pt"), "token_labels": self.token_labels(samples)}
-        texts = [
-            self.processor.apply_chat_template(conversation(sample, with_answer=True), tokenize=False)
-            for sample in samples
-        ]
-        batch = self.processor(text=texts, images=images, videos=videos, padding=True, return_tensors="pt")
-        labels = self.answers_of(batch["input_ids"])
+        images = [image for sample in samples for image in sample.images]
+        videos = [np.stack(sample.frames) for sample in samples if sample.frames]
+        if videos:
+            batch = self.processor.video_processor(videos, return_tensors="pt")
+        else:
+            batch = self.processor.image_processor(images, return_tensors="pt")
+        if self.with_text:
+            batch.update(self.text_of(samples, batch))
+        return {**batch, "token_labels": self.token_labels(samples)}
+
+    def text_of(self, samples: list[Sample], batch: dict) -> dict[str, torch.Tensor]:
+        """What the rows say, with a placeholder for each token of the visuals of `batch`."""
+        rows, visuals, number = [], [], 0
+        for sample in samples:
+            own = range(number, number + (len(sample.images) or 1))
+            number = own.stop
+            apart = questions_apart(sample, self.questions_apart) if self.questions_apart else [sample]
+            rows += apart
+            visuals += [*own] * len(apart)
+        processor = self.processor
+        texts = [processor.apply_chat_template(conversation(row, with_answer=True), tokenize=False) for row in rows]
+        expand = processor.replace_video_token if samples[0].frames else processor.replace_image_token
+        expanded = [expand(batch, index) for index in range(number)]
+        shown = {"videos_replacements" if samples[0].frames else "images_replacements": [expanded[v] for v in visuals]}
+        texts, _ = processor.get_text_with_replacements(texts, **shown)
+        tokens = processor.tokenizer(texts, padding=True, return_tensors="pt")
+        labels = self.answers_of(tokens["input_ids"])
         # Padding and visuals stand on the left: only the positions from the first answer on need logits. The one
         # before it predicts its first token.
         first = int((labels != -100).any(dim=0).nonzero()[0])
-        batch["labels"] = labels[:, first - 1 :]
-        batch["token_labels"] = self.token_labels(samples)
-        return dict(batch)
+        return {**tokens, "labels": labels[:, first - 1 :], "visuals": torch.tensor(visuals)}
 
     def answers_of(self, input_ids: torch.Tensor) -> torch.Tensor:
         """What an assistant says, its end of turn included; -100 elsewhere. `int[b, s] -> int[b, s]`."""
@@ -214,15 +263,20 @@ class Collator:
     def token_labels(self, samples: list[Sample]) -> torch.Tensor:
         """Labels of every tile or frame of a batch, grouped by token."""
         side = self.tokens_per_side
-        cuts = []
+        cuts, middles = [], []
         for sample in samples:
             for picture in sample.labels:
                 grid = (1, 1) if sample.frames else tile_grid(picture.shape[1], picture.shape[0])
                 cuts.append(cut_labels(picture, grid, side * POINTS, thumbnail=True))
+                middles.append(centred(picture, grid, side))
+                # Of these, shapes share ranks.
+                if sample.frames or sample.task == "sheet":
+                    middles[-1][:] = UNKNOWN
         points = torch.from_numpy(np.concatenate(cuts))
         # t (h r) (w s) c -> t (h w) (r s) c: the points of a token together.
         points = points.unflatten(1, (side, POINTS)).unflatten(3, (side, POINTS))
-        return points.transpose(2, 3).flatten(1, 2).flatten(2, 3)
+        points = points.transpose(2, 3).flatten(1, 2).flatten(2, 3)
+        return torch.cat([points, torch.from_numpy(np.concatenate(middles)).flatten(1, 2)[:, :, None]], dim=2)
 
 
 def stable_seed(name: str) -> int:

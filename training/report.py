@@ -4,7 +4,7 @@ The training log as the README's table.
 
     python -m training.report runs
 
-One row per quarter of each stage, with losses averaged over it.
+One row per quarter of each stage that has finished, with losses averaged over it.
 """
 
 import argparse
@@ -30,9 +30,12 @@ def main():
     args = parser.parse_args()
     print("| stage | up to step | token loss | answer loss |\n|---|---|---|---|")
     for stage in STAGES:
-        log = json.loads((args.output / stage.name / "log.json").read_text())
+        file = args.output / stage.name / "log.json"
+        if not file.exists():
+            continue
+        log = json.loads(file.read_text())
         for rows in filter(None, quarters(log)):
-            token_loss = mean(rows, "token_loss") or mean(rows, "loss")
+            token_loss = mean(rows, "token_loss")
             print(f"| {stage.name} | {rows[-1]['step']} | {token_loss} | {mean(rows, 'answer_loss')} |")
 
 

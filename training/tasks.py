@@ -453,7 +453,9 @@ def count(d: Draw) -> Sample:
     placed = scatter(d, size, names, tile_grid(*size))
     canvas = Canvas(background(d, size, [thing for thing, _ in placed])[0])
     paint_all(canvas, placed)
-    return Sample("count", question, str(target), images=[finish(d, canvas)], labels=[canvas.labels])
+    image = finish(d, canvas)
+    turns = d.pick_several(count_questions(d, placed), 3) if d.split == "train" else []
+    return Sample("count", question, str(target), images=[image], labels=[canvas.labels], turns=turns)
 
 
 def relation(d: Draw) -> Sample:
@@ -477,8 +479,11 @@ def relation(d: Draw) -> Sample:
     offset[1 - axis] = 0 if d.level == 0 else d.rng.uniform(-across, across)
     corners = _corners_with_offset(d, size, a.size, b.size, offset)
     canvas = Canvas(background(d, size, [a, b])[0])
-    paint_all(canvas, list(zip((a, b), corners, strict=True)))
-    return Sample("relation", relation_question(d, a, b), answer, images=[finish(d, canvas)], labels=[canvas.labels])
+    placed = list(zip((a, b), corners, strict=True))
+    paint_all(canvas, placed)
+    question, image = relation_question(d, a, b), finish(d, canvas)
+    turns = d.pick_several(object_questions(d, placed, size), 5) if d.split == "train" else []
+    return Sample("relation", question, answer, images=[image], labels=[canvas.labels], turns=turns)
 
 
 def relation_question(d: Draw, a: Thing, b: Thing) -> str:
@@ -595,7 +600,20 @@ def same_images(d: Draw) -> Sample:
     question = d.pick(
         ("Are the images the same?", "Are the two pictures the same?", "Do both images show the same scene?")
     )
-    return _several(d, question, answer, canvases)
+    turns = [("What is different?", _difference(placed, changed))] if d.split == "train" else []
+    return _several(d, question, answer, canvases, turns)
+
+
+def _difference(placed: list[tuple[Thing, tuple[int, int]]], changed: list[tuple[Thing, tuple[int, int]]]) -> str:
+    """What `_change_one` changed."""
+    for (thing, corner), (other, other_corner) in zip(placed, changed, strict=True):
+        if thing.kind != other.kind:
+            return "shape"
+        if thing.colour != other.colour:
+            return "colour"
+        if corner != other_corner:
+            return "place"
+    return "nothing"
 
 
 def _resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -986,6 +1004,28 @@ def objects(d: Draw) -> Sample:
     return _asked_in_turns(d, "objects", canvas, object_questions(d, placed, size))
 
 
+def names(d: Draw) -> Sample:
+    """Objects unlike in shape and in colour, and questions that name one of them; only training draws it.
+
+    Every question wants the object that it names, which other tasks ask for too rarely to be learned from them.
+    """
+    size = image_size(d)
+    number = d.integer(2, min(4, d.limits.objects))
+    called = list(zip(d.pick_several(SHAPES, number), d.pick_several(COLOURS, number), strict=True))
+    placed = scatter(d, size, called, tile_grid(*size))
+    canvas = Canvas(background(d, size, [thing for thing, _ in placed])[0])
+    paint_all(canvas, placed)
+    asked = []
+    for item in placed:
+        thing = item[0]
+        asked.append((f"What colour is the {thing.kind}?", thing.colour))
+        asked.append((f"What shape is {thing.colour}?", thing.kind))
+        asked.append((f"Where is the {thing.name}?", place_of(item, size)))
+    pairs = d.pick_several([(a, b) for a in placed for b in placed if a is not b], 4)
+    asked += [(relation_question(d, a[0], b[0]), side) for a, b in pairs if (side := side_of(a, b)) is not None]
+    return _asked_in_turns(d, "names", canvas, asked)
+
+
 def _asked_in_turns(d: Draw, task: str, canvas: Canvas, asked: list[tuple[str, str]]) -> Sample:
     (question, answer), *turns = d.pick_several(asked or [("How many objects are there?", "0")], 8)
     return Sample(task, question, answer, images=[finish(d, canvas)], labels=[canvas.labels], turns=turns)
@@ -1023,22 +1063,31 @@ def object_questions(
     things = [thing for thing, _ in placed]
     kinds, colours = [thing.kind for thing in things], [thing.colour for thing in things]
     names = [thing.name for thing in things]
-    asked = [(f"What colour is the {t.kind}?", t.colour) for t in things if kinds.count(t.kind) == 1][:1]
-    asked += [(f"What shape is {t.colour}?", t.kind) for t in things if colours.count(t.colour) == 1][:1]
+    mixed = d.pick_several(things, len(things))
+    asked = [(f"What colour is the {t.kind}?", t.colour) for t in mixed if kinds.count(t.kind) == 1][:3]
+    asked += [(f"What shape is {t.colour}?", t.kind) for t in mixed[::-1] if colours.count(t.colour) == 1][:3]
     if len(things) == 1:
         asked = [(d.pick(("What is in the picture?", "What do you see?")), things[0].name)]
     if things:
-        asked.append((d.pick(("How many objects are there?", "Count the objects.")), str(len(things))))
-        for kind in d.pick_several(sorted(set(kinds)), 2):
-            plural = "crosses" if kind == "cross" else f"{kind}s"
-            asked.append((d.pick((f"How many {plural} are there?", f"Count the {plural}.")), str(kinds.count(kind))))
-        for colour in d.pick_several(sorted(set(colours)), 2):
-            asked.append((f"How many {colour} objects are there?", str(colours.count(colour))))
+        asked += count_questions(d, placed)
     unique = [item for item in placed if names.count(item[0].name) == 1]
+    asked += [(f"Where is the {item[0].name}?", place_of(item, size)) for item in d.pick_several(unique, 3)]
     pairs = d.pick_several([(a, b) for a in unique for b in unique if a is not b], 6)
     places = [(place_question(d, a[0], b[0]), place_of(a, size)) for a, b in pairs]
     sides = [(relation_question(d, a[0], b[0]), side) for a, b in pairs if (side := side_of(a, b)) is not None]
-    return asked + places[-3:] + sides[:3]
+    return asked + places[-2:] + sides[:3]
+
+
+def count_questions(d: Draw, placed: list[tuple[Thing, tuple[int, int]]]) -> list[tuple[str, str]]:
+    """How many objects there are in all, of the shapes of two of them, and of the colours of two."""
+    kinds, colours = [thing.kind for thing, _ in placed], [thing.colour for thing, _ in placed]
+    asked = [(d.pick(("How many objects are there?", "Count the objects.")), str(len(placed)))]
+    for kind in sorted(set(d.pick_several(kinds, 2))):
+        plural = "crosses" if kind == "cross" else f"{kind}s"
+        asked.append((d.pick((f"How many {plural} are there?", f"Count the {plural}.")), str(kinds.count(kind))))
+    for colour in sorted(set(d.pick_several(colours, 2))):
+        asked.append((f"How many {colour} objects are there?", str(colours.count(colour))))
+    return asked
 
 
 def place_question(d: Draw, thing: Thing, other: Thing) -> str:
@@ -1067,8 +1116,9 @@ _DRAWERS = {
     "page": page,
     "objects": objects,
     "sheet": sheet,
+    "names": names,
 }
-TRAINING_TASKS = ("page", "objects", "sheet")
+TRAINING_TASKS = ("page", "objects", "sheet", "names")
 TASKS = tuple(task for task in _DRAWERS if task not in TRAINING_TASKS)
 VIDEO_TASKS = ("direction", "order", "flash", "video_number")
 

@@ -5,15 +5,18 @@ Trains the model in this repository from nothing, on what `training/tasks.py` dr
     python -m training.train --output runs
     torchrun --standalone --nproc-per-node 2 -m training.train --output runs --no-compile    # a process for each core
 
-Five stages, each a `Trainer` run that resumes from its last checkpoint and is skipped once finished:
+Eleven stages, each a `Trainer` run that resumes from its last checkpoint and is skipped once finished:
 
-1. `tokens`: the vision tower alone learns to say what each of its tokens shows, which the generator knows: characters,
-   shapes, colours, ranks in a line or in time, motion, and the token's place in its frame.
-2. `curriculum`: the whole model answers questions of rising difficulty, many about a picture, which it sees in one
-   step (`T_img` 1); the loss of the tokens stays on as a second loss.
-3. `motion`: the tower alone again, on many videos, from which temporal attention learns what moves and what changes.
-4. `questions`: the whole model again, with more of what is hardest.
-5. `answers`: the full distribution in the four steps of the released models.
+- `tokens`, `motion`, `reading`: the vision tower alone learns to say what each of its tokens shows, which the
+  generator knows: characters, shapes, colours, ranks in a line or in time, motion, and the token's place in its frame.
+  The second sees many videos, from which temporal attention learns what moves and what changes, the third much text.
+- `curriculum`, `questions`: the whole model answers questions of rising difficulty, many about a picture, which it
+  sees in one step (`T_img` 1); the loss of the tokens stays on as a second loss.
+- `names`, `several`, `counting`: a fresh language model learns to find what a question names, then in which of several
+  images it is, then how many there are. Each came to it within some hundred steps where little else was asked, every
+  question in a sequence of its own, and not within thousands in a mixture of everything.
+- `mixture` (between `names` and `several`), `whole`: the whole model again, asked for everything.
+- `answers`: the full distribution in the four steps of the released models.
 
 Matrices are trained by Muon (https://kellerjordan.github.io/posts/muon), the rest by AdamW.
 """
@@ -50,6 +53,7 @@ TASK_WEIGHTS = {
     "page": 0.0,
     "objects": 0.0,
     "sheet": 0.0,
+    "names": 0.0,
 }
 
 
@@ -58,9 +62,10 @@ class Stage:
     """
     One `Trainer` run.
 
-    `token_loss` and `answer_loss` weigh the two losses; without an answer loss the vision tower trains alone.
-    `weights` of tasks go before `TASK_WEIGHTS`. `image_steps` is T_img. `learning_rate` is
-    Muon's, whose updates have a norm that does not depend on the gradient's; the vision tower's is `tower_rate` of it.
+    `token_loss` and `answer_loss` weigh the two losses; without an answer loss the vision tower trains alone, and at a
+    `tower_rate` of zero the language model does. `weights` of tasks go before `TASK_WEIGHTS`. `image_steps` is T_img,
+    `questions_apart` the `Collator`'s. `learning_rate` is Muon's, whose updates have a norm that does not depend on
+    the gradient's; the vision tower's is `tower_rate` of it.
     """
 
     name: str
@@ -75,6 +80,8 @@ class Stage:
     first_level: int = 0
     settled: float = 0.7
     long_share: float = 0.375
+    questions_apart: int = 0
+    fresh_language_model: bool = False
     scheduler: str = "cosine"
 
 
@@ -153,16 +160,158 @@ STAGES = (
         settled=0.2,
     ),
     Stage(
-        "answers",
-        steps=500,
-        batch_size=16,
-        learning_rate=5e-3,
-        token_loss=0.1,
-        answer_loss=1.0,
-        weights={"page": 3.0, "objects": 2.0, "sheet": 1.0},
-        tower_rate=0.3,
+        "reading",
+        steps=5000,
+        batch_size=32,
+        learning_rate=1.5e-2,
+        token_loss=1.0,
+        answer_loss=0.0,
+        weights={
+            "number": 6.0,
+            "word": 10.0,
+            "count": 4.0,
+            "relation": 1.0,
+            "multi_image": 2.0,
+            "direction": 3.0,
+            "order": 3.0,
+            "flash": 5.0,
+            "video_number": 9.0,
+            "page": 8.0,
+            "objects": 8.0,
+            "sheet": 30.0,
+        },
+        image_steps=1,
         first_level=3,
         settled=0.1,
+        long_share=0.2,
+    ),
+    Stage(
+        "names",
+        steps=1500,
+        batch_size=24,
+        learning_rate=1e-2,
+        token_loss=0.0,
+        answer_loss=1.0,
+        weights={**dict.fromkeys(TASK_WEIGHTS, 0.0), "names": 1.0},
+        image_steps=1,
+        tower_rate=0.0,
+        first_level=2,
+        settled=1.0,
+        questions_apart=4,
+        fresh_language_model=True,
+        scheduler="constant_with_warmup",
+    ),
+    Stage(
+        "mixture",
+        steps=2000,
+        batch_size=24,
+        learning_rate=1e-2,
+        token_loss=0.2,
+        answer_loss=1.0,
+        weights={
+            "number": 4.0,
+            "word": 7.0,
+            "shape_colour": 0.5,
+            "count": 6.0,
+            "relation": 3.0,
+            "multi_image": 8.0,
+            "direction": 1.0,
+            "order": 1.5,
+            "flash": 3.0,
+            "video_number": 5.0,
+            "page": 4.0,
+            "objects": 8.0,
+            "sheet": 6.0,
+            "names": 3.0,
+        },
+        image_steps=1,
+        tower_rate=0.2,
+        first_level=2,
+        settled=0.5,
+        questions_apart=4,
+        scheduler="constant_with_warmup",
+    ),
+    Stage(
+        "several",
+        steps=1200,
+        batch_size=24,
+        learning_rate=1e-2,
+        token_loss=0.0,
+        answer_loss=1.0,
+        weights={**dict.fromkeys(TASK_WEIGHTS, 0.0), "multi_image": 5.0, "count": 3.0, "names": 1.0},
+        image_steps=1,
+        tower_rate=0.0,
+        first_level=3,
+        settled=0.5,
+        long_share=1.0,
+        questions_apart=4,
+        scheduler="constant_with_warmup",
+    ),
+    Stage(
+        "counting",
+        steps=1500,
+        batch_size=24,
+        learning_rate=1e-2,
+        token_loss=0.3,
+        answer_loss=1.0,
+        weights={**dict.fromkeys(TASK_WEIGHTS, 0.0), "multi_image": 2.0, "count": 6.0, "objects": 1.0},
+        image_steps=1,
+        tower_rate=0.3,
+        first_level=2,
+        settled=0.4,
+        long_share=0.75,
+        questions_apart=4,
+        scheduler="constant_with_warmup",
+    ),
+    Stage(
+        "whole",
+        steps=4400,
+        batch_size=24,
+        learning_rate=1e-2,
+        token_loss=0.3,
+        answer_loss=1.0,
+        weights={
+            "number": 4.0,
+            "word": 8.0,
+            "shape_colour": 0.5,
+            "count": 6.0,
+            "relation": 1.5,
+            "multi_image": 4.0,
+            "direction": 1.0,
+            "order": 1.0,
+            "flash": 3.0,
+            "video_number": 5.0,
+            "page": 4.0,
+            "objects": 3.0,
+            "sheet": 6.0,
+            "names": 1.5,
+        },
+        image_steps=1,
+        tower_rate=0.3,
+        first_level=4,
+        questions_apart=4,
+    ),
+    Stage(
+        "answers",
+        steps=700,
+        batch_size=16,
+        learning_rate=6e-3,
+        token_loss=0.1,
+        answer_loss=1.0,
+        weights={
+            "count": 4.0,
+            "multi_image": 4.0,
+            "word": 5.0,
+            "flash": 2.0,
+            "video_number": 3.0,
+            "page": 3.0,
+            "objects": 2.0,
+            "sheet": 1.0,
+            "names": 1.0,
+        },
+        tower_rate=0.3,
+        first_level=4,
+        questions_apart=3,
     ),
 )
 
@@ -173,7 +322,8 @@ class TokenSupervised(nn.Module):
 
     The head is one linear layer on the compressed tokens: the classes of what, of which colour, of which rank
     and moving which way is at POINTS^2 points of the square that the token stands for. A second one names the token's
-    place in its frame, so that what is said about a token's square can be said about where it is.
+    place in its frame, so that what is said about a token's square can be said about where it is. A third one names
+    the object whose middle is in the square, so that counting is adding up tokens.
     """
 
     def __init__(self, pvc: nn.Module, token_loss: float = 1.0, answer_loss: float = 1.0):
@@ -184,18 +334,24 @@ class TokenSupervised(nn.Module):
         self.classes = (len(WHAT_CLASSES), len(COLOUR_CLASSES), 1 + HIGHEST_RANK, len(MOTION_CLASSES))
         width = pvc.config.vision_config.projection_dim
         self.head = nn.Linear(width, POINTS**2 * sum(self.classes))
+        self.middle_head = nn.Linear(width, sum(self.classes))
         self.place_head = nn.Linear(width, pvc.config.vision_config.tokens_per_frame)
 
     def loss_of_tokens(self, tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Sum of five cross-entropies: `float[t, n, D], uint8[t, n, points, 4] -> float[]`."""
-        scores = self.head(tokens).unflatten(-1, (POINTS**2, -1)).flatten(0, 2).float()
+        """Sum of nine cross-entropies: `float[t, n, D], uint8[t, n, points + 1, 4] -> float[]`."""
         places = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape[:2])
         loss = nn.functional.cross_entropy(self.place_head(tokens).flatten(0, 1).float(), places.flatten())
-        for part, kind in zip(scores.split(self.classes, dim=-1), labels.long().flatten(0, 2).unbind(-1)):
-            # Most of a picture is background, which is learned in no time.
-            weight = torch.ones(part.shape[-1], device=part.device)
-            weight[0] = BACKGROUND_WEIGHT
-            loss = loss + nn.functional.cross_entropy(part, kind, weight=weight, ignore_index=UNKNOWN)
+        points, middles = labels.long().split((POINTS**2, 1), dim=2)
+        for head, named in ((self.head, points), (self.middle_head, middles)):
+            scores = head(tokens).unflatten(-1, (named.shape[2], -1)).flatten(0, 2).float()
+            for part, kind in zip(scores.split(self.classes, dim=-1), named.flatten(0, 2).unbind(-1)):
+                # Most of a picture is background, which is learned in no time.
+                weight = torch.ones(part.shape[-1], device=part.device)
+                weight[0] = BACKGROUND_WEIGHT
+                known = kind != UNKNOWN
+                total = weight[kind.where(known, 0)].mul(known).sum().clamp(min=1e-3)
+                summed = nn.functional.cross_entropy(part, kind, weight=weight, ignore_index=UNKNOWN, reduction="sum")
+                loss = loss + summed / total
         return loss
 
     def forward(
@@ -206,6 +362,7 @@ class TokenSupervised(nn.Module):
         image_grid_thw: torch.Tensor | None = None,
         pixel_values_videos: torch.Tensor | None = None,
         video_grid_thw: torch.Tensor | None = None,
+        visuals: torch.Tensor | None = None,
         **inputs,
     ) -> dict[str, torch.Tensor]:
         if pixel_values is not None:
@@ -217,9 +374,12 @@ class TokenSupervised(nn.Module):
         (features,) = encoded.values()
         # The first step of a tile says what it shows; the later ones are free to say something else.
         tokens = torch.cat(features.pooler_output).unflatten(0, (-1, steps, token_labels.shape[1]))[:, 0]
-        losses = {"token_loss": self.loss_of_tokens(tokens, token_labels)}
-        loss = self.token_loss * losses["token_loss"]
+        losses, loss = {}, 0.0
+        if self.token_loss:
+            losses["token_loss"] = self.loss_of_tokens(tokens, token_labels)
+            loss = self.token_loss * losses["token_loss"]
         if labels is not None:
+            features.pooler_output = [features.pooler_output[visual] for visual in visuals.tolist()]
             # Labels are of the last positions of each row, from the first answer on.
             losses["answer_loss"] = self.pvc(
                 **inputs, mm_encoder_outputs=encoded, labels=labels, logits_to_keep=labels.shape[1]
@@ -279,7 +439,7 @@ class TwoLossTrainer(Trainer):
         tower = [item for item in trained if "vision_tower" in item[0]]
         rest = [item for item in trained if "vision_tower" not in item[0]]
         rate = self.args.learning_rate
-        groups = [(tower, self.tower_rate * rate), (rest, rate)]
+        groups = [(named, rate) for named, rate in ((tower, self.tower_rate * rate), (rest, rate)) if named]
         self.optimizer = MuonWithAdamW(groups, self.args.weight_decay)
         return self.optimizer
 
@@ -314,7 +474,8 @@ def run_stage(stage: Stage, model: TokenSupervised, processor, output: Path, arg
         max_grad_norm=1.0,
         bf16=args.bf16,
         use_cpu=not torch.cuda.is_available(),
-        ddp_backend=None if torch.cuda.is_available() else "gloo",
+        ddp_backend="gloo" if torch.distributed.is_torchelastic_launched() and not torch.cuda.is_available() else None,
+        ddp_find_unused_parameters=False,
         train_sampling_strategy="sequential",
         logging_steps=args.logging_steps,
         save_steps=args.save_steps,
@@ -337,11 +498,17 @@ def run_stage(stage: Stage, model: TokenSupervised, processor, output: Path, arg
     length = steps * batch_size * processes
     dataset = DrawnSamples(length, batch_size, seed, schedule, stage.long_share, num_processes=processes)
     dataset = DrawnAhead(dataset, args.draw_ahead, arguments.process_index)
-    # Without questions the language model does not train.
+    # What a stage has no loss or no rate for does not train.
     for part in (model.pvc.model.language_model, model.pvc.lm_head):
         part.requires_grad_(stage.answer_loss > 0)
+    for part in (model.head, model.middle_head, model.place_head):
+        part.requires_grad_(stage.token_loss > 0)
+    model.pvc.model.vision_tower.requires_grad_(stage.tower_rate > 0)
+    if stage.fresh_language_model:
+        restart_language_model(model.pvc, seed)
     vision_config = model.pvc.config.vision_config
-    collator = Collator(processor, vision_config.grid_size // vision_config.downsample_factor, bool(stage.answer_loss))
+    tokens_per_side = vision_config.grid_size // vision_config.downsample_factor
+    collator = Collator(processor, tokens_per_side, bool(stage.answer_loss), stage.questions_apart)
     trainer = TwoLossTrainer(
         model=model, args=arguments, train_dataset=dataset, data_collator=collator, tower_rate=stage.tower_rate
     )
@@ -351,6 +518,14 @@ def run_stage(stage: Stage, model: TokenSupervised, processor, output: Path, arg
         torch.save(model.state_dict(), folder / "final.pt")
         (folder / "log.json").write_text(json.dumps(trainer.state.log_history, indent=1))
     trainer.accelerator.wait_for_everyone()
+
+
+def restart_language_model(pvc: nn.Module, seed: int) -> None:
+    """New weights for the language model, drawn as its configuration says."""
+    set_seed(seed)
+    fresh = type(pvc)(pvc.config)
+    pvc.model.language_model.load_state_dict(fresh.model.language_model.state_dict())
+    pvc.lm_head.load_state_dict(fresh.lm_head.state_dict())
 
 
 def build_model(seed: int, folder: Path | None = None) -> TokenSupervised:
