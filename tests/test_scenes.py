@@ -284,49 +284,93 @@ def test_shape_colour_answer():
 @pytest.mark.parametrize("level", LEVELS)
 def test_count_answer(level):
     for sample in samples("count", 12, level):
-        words = [word.rstrip("?.").removesuffix("s") for word in sample.question.lower().split()]
-        words = ["cross" if word == "crosse" else word for word in words]
-        shapes, colours = set(words) & set(SHAPES) or SHAPES, set(words) & set(COLOURS) or COLOURS
-        found = [
-            components(mask_of(sample.labels[0], name))
-            for name in names_in(sample.labels[0])
-            if name[0] in shapes and name[1] in colours
-        ]
-        assert sum(found) == int(sample.answer)
+        check_count(sample.question, sample.answer, sample.labels[0])
+
+
+def check_count(question, answer, labels):
+    words = [word.rstrip("?.").removesuffix("s") for word in question.lower().split()]
+    words = ["cross" if word == "crosse" else word for word in words]
+    shapes, colours = set(words) & set(SHAPES) or SHAPES, set(words) & set(COLOURS) or COLOURS
+    asked = [name for name in names_in(labels) if name[0] in shapes and name[1] in colours]
+    assert sum(components(mask_of(labels, name)) for name in asked) == int(answer)
 
 
 @pytest.mark.parametrize("level", LEVELS)
 def test_relation_answer(level):
     for sample in samples("relation", 25, level):
-        labels = sample.labels[0]
-        first, second = named(sample.question)
-        if sample.question.startswith("On which side"):
-            first, second = second, first
-        offset = centre(mask_of(labels, first)) - centre(mask_of(labels, second))
+        offset = check_side(sample.question, sample.answer, sample.labels[0])
         axis = 0 if sample.answer in ("left", "right") else 1
-        share = np.abs(offset) / np.array(labels.shape[1::-1])
+        share = np.abs(offset) / np.array(sample.labels[0].shape[1::-1])
         assert abs(offset[axis]) >= 1.5 * abs(offset[1 - axis]) and share[axis] >= 1.5 * share[1 - axis]
-        assert (offset[axis] > 0) == (sample.answer in ("right", "below"))
 
 
-def test_places_in_the_training_questions():
+def check_side(question, answer, labels):
+    first, second = named(question)
+    if question.startswith("On which side"):
+        first, second = second, first
+    offset = centre(mask_of(labels, first)) - centre(mask_of(labels, second))
+    axis = 0 if answer in ("left", "right") else 1
+    assert abs(offset[axis]) > abs(offset[1 - axis]) and (offset[axis] > 0) == (answer in ("right", "below"))
+    return offset
+
+
+def check_place(question, answer, labels):
     """The one object that a question does not set aside lies in the ninth of the answer."""
-    seen = 0
+    (name,) = named(re.sub(rf"not (of )?the {COLOURED}|relative to the {COLOURED}", "", question, flags=re.I))
+    x, y = centre(mask_of(labels, name)) / labels.shape[1::-1]
+    words = set(answer.split()) - {"middle"}
+    for low, high, position in (("left", "right", x), ("top", "bottom", y)):
+        # Labels cover what is filled, so their middle may be a pixel from the object's.
+        assert (low in words) == (position < 1 / 3) or abs(position - 1 / 3) < 0.04
+        assert (high in words) == (position >= 2 / 3) or abs(position - 2 / 3) < 0.04
+
+
+@pytest.mark.parametrize(
+    ("task", "kinds"),
+    [
+        ("objects", {"count", "colour", "shape", "place", "side"}),
+        ("names", {"colour", "shape", "place", "side"}),
+        ("relation", {"count", "colour", "shape", "place", "side"}),
+        ("count", {"count"}),
+    ],
+)
+def test_training_questions_about_objects(task, kinds):
+    seen = Counter()
     for seed in range(60):
-        sample = tasks.draw("objects", seed)
+        sample = tasks.draw(task, seed)
         labels = sample.labels[0]
-        for question, answer in [(sample.question, sample.answer), *sample.turns]:
-            if "picture" not in question and not re.match(rf"Not|Where is the {COLOURED}[?,]", question):
-                continue
-            (name,) = named(re.sub(rf"not (of )?the {COLOURED}|relative to the {COLOURED}", "", question, flags=re.I))
-            x, y = centre(mask_of(labels, name)) / labels.shape[1::-1]
-            words = set(answer.split()) - {"middle"}
-            for low, high, position in (("left", "right", x), ("top", "bottom", y)):
-                # Labels cover what is filled, so their middle may be a pixel from the object's.
-                assert (low in words) == (position < 1 / 3) or abs(position - 1 / 3) < 0.04
-                assert (high in words) == (position >= 2 / 3) or abs(position - 2 / 3) < 0.04
-            seen += 1
-    assert seen > 100
+        asked = [(sample.question, sample.answer), *sample.turns]
+        assert len(dict(asked)) == len(asked)
+        for question, answer in asked:
+            last = question.rstrip("?").split()[-1]
+            if question.startswith(("How many", "Count")):
+                seen["count"] += 1
+                check_count(question, answer, labels)
+            elif question.startswith("What colour"):
+                seen["colour"] += 1
+                assert {colour for shape, colour in names_in(labels) if shape == last} == {answer}
+            elif question.startswith("What shape"):
+                seen["shape"] += 1
+                assert {shape for shape, colour in names_in(labels) if colour == last} == {answer}
+            elif "picture" in question or re.match(rf"Not|Where is the {COLOURED}[?,]", question):
+                seen["place"] += 1
+                check_place(question, answer, labels)
+            else:
+                seen["side"] += 1
+                check_side(question, answer, labels)
+    assert set(seen) == kinds and min(seen.values()) > 20, seen
+
+
+def test_names_are_of_objects_unlike_in_shape_and_colour():
+    for seed in range(40):
+        things = names_in(tasks.draw("names", seed).labels[0])
+        assert len(dict(things)) == len({colour for _, colour in things}) == len(things) >= 2
+
+
+@pytest.mark.parametrize("task", ["count", "relation"])
+def test_only_training_asks_more_about_the_objects_of_a_picture(task):
+    assert all(tasks.draw(task, seed).turns for seed in range(15))
+    assert not any(tasks.draw(task, seed, "test").turns for seed in range(15))
 
 
 def test_counts_in_the_training_questions_are_not_all_one():
@@ -491,42 +535,3 @@ def test_what_is_different_between_two_images():
             assert {name[same] for name in first} == {name[same] for name in second}
             assert {name[other] for name in first} != {name[other] for name in second}
     assert set(said) == {"nothing", "colour", "shape", "place"}
-
-
-def test_names_asks_for_one_of_objects_that_are_unlike():
-    kinds = Counter()
-    for seed in range(40):
-        sample = tasks.draw("names", seed)
-        labels = sample.labels[0]
-        things = names_in(labels)
-        colour_of = dict(things)
-        assert len(colour_of) == len(set(colour_of.values())) == len(things) >= 2
-        for question, answer in [(sample.question, sample.answer), *sample.turns]:
-            last = question.rstrip("?").split()[-1]
-            if question.startswith("What colour"):
-                kinds["colour"] += 1
-                assert answer == colour_of[last]
-            elif question.startswith("What shape"):
-                kinds["shape"] += 1
-                assert colour_of[answer] == last
-            else:
-                asked = named(question)
-                kinds["place" if len(asked) == 1 else "side"] += 1
-                assert set(asked) <= set(things)
-    assert min(kinds[kind] for kind in ("colour", "shape", "place", "side")) > 20
-
-
-@pytest.mark.parametrize("task", ["count", "relation"])
-def test_training_asks_more_about_the_objects_of_a_picture(task):
-    for seed in range(15):
-        assert not tasks.draw(task, seed, "test").turns
-        sample = tasks.draw(task, seed, "train")
-        labels = sample.labels[0]
-        things = names_in(labels)
-        assert sample.turns
-        for question, answer in sample.turns:
-            assert set(named(question)) <= set(things)
-            if question.startswith("What colour"):
-                assert (question.rstrip("?").split()[-1], answer) in things
-            if question in ("How many objects are there?", "Count the objects."):
-                assert int(answer) == sum(components(mask_of(labels, thing)) for thing in things)

@@ -14,21 +14,27 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, TrainingArg
 
 from training.data import (
     ALBUM_TASKS,
-    FIRST_SHAPE,
     IMAGE_TASKS,
     POINTS,
     Collator,
     DrawnAhead,
     DrawnSamples,
     Schedule,
-    centred,
     conversation,
     cut_labels,
-    questions_apart,
+    cut_middles,
+    split_questions,
 )
-from training.scenes import UNKNOWN, WHAT_CLASSES, tile_grid
+from training.scenes import FIRST_SHAPE, UNKNOWN, WHAT_CLASSES, tile_grid
 from training.tasks import LAST_LEVEL, VIDEO_TASKS, draw
-from training.train import TASK_WEIGHTS, MuonWithAdamW, TwoLossTrainer, build_model
+from training.train import (
+    STAGES,
+    TASK_WEIGHTS,
+    MuonWithAdamW,
+    TwoLossTrainer,
+    build_model,
+    choose_trained_parts,
+)
 
 
 TOKENS_PER_SIDE = 4
@@ -44,6 +50,11 @@ def processor():
 def test_only_answers_carry_loss(processor, tasks):
     samples = [replace(draw(task, seed, "train"), turns=[]) for seed, task in enumerate(tasks)]
     batch = Collator(processor, TOKENS_PER_SIDE)(samples)
+    texts = [processor.apply_chat_template(conversation(sample, True), tokenize=False) for sample in samples]
+    images = [image for sample in samples for image in sample.images] or None
+    videos = [np.stack(sample.frames) for sample in samples if sample.frames] or None
+    for name, value in processor(text=texts, images=images, videos=videos, padding=True, return_tensors="pt").items():
+        assert torch.equal(batch[name], value), name
     end = processor.tokenizer.convert_tokens_to_ids("<|im_end|>")
     for sample, ids, labels in zip(samples, batch["input_ids"], batch["labels"]):
         kept = labels[labels != -100]
@@ -68,7 +79,7 @@ def test_questions_apart_are_rows_of_their_own(processor, tasks, level):
     """The same pixels, one question after the other with the visuals it is about: the loss of each asked alone."""
     samples = [draw(task, seed, "train", level) for seed, task in enumerate(tasks, start=1)]
     batch = Collator(processor, TOKENS_PER_SIDE, questions_apart=3)(samples)
-    rows = [row for sample in samples for row in questions_apart(sample, 3)]
+    rows = [row for sample in samples for row in split_questions(sample, 3)]
     assert len(batch["labels"]) == len(rows) > len(samples)
     pixels = "pixel_values_videos" if samples[0].frames else "pixel_values"
     assert torch.equal(batch[pixels], Collator(processor, TOKENS_PER_SIDE)(samples)[pixels])
@@ -108,7 +119,7 @@ def test_labels_are_cut_as_pixels_are(processor):
     tiles = processor.image_processor(
         [picture], do_normalize=False, do_rescale=False, return_tensors="pt", input_data_format="channels_last"
     )["pixel_values"][:, 0]
-    cut = cut_labels(labels, grid, SIDE, thumbnail=True)
+    cut = cut_labels(labels, grid, SIDE)
     assert len(cut) == len(tiles) == grid[0] * grid[1] + 1
     centres = tiles.unflatten(1, (SIDE, -1)).unflatten(3, (SIDE, -1))[:, :, 2, :, 2]
     agreement = (torch.from_numpy(cut[..., 0]) == centres.round()).float().mean()
@@ -121,13 +132,16 @@ def test_the_middle_of_a_shape_is_in_one_token():
     labels[0:20, 0:30] = (FIRST_SHAPE, 3, 1, 0)
     labels[50:80, 95:125] = (FIRST_SHAPE + 1, 5, 2, 0)
     labels[30:40, 30:40] = (1, 5, 3, 0)  # a character
-    left, right, thumbnail = centred(labels, (2, 1), TOKENS_PER_SIDE)
+    left, right, thumbnail = cut_middles(labels, (2, 1), TOKENS_PER_SIDE)
     assert np.argwhere(left[..., 0]).tolist() == [[0, 0]] and np.argwhere(right[..., 0]).tolist() == [[2, 0]]
     assert np.argwhere(thumbnail[..., 0]).tolist() == [[0, 0], [2, 2]]
     assert left[0, 0].tolist() == [FIRST_SHAPE, 3, UNKNOWN, 0]
     assert thumbnail[2, 2].tolist() == [FIRST_SHAPE + 1, 5, 2, 0]
-    (alone,) = centred(labels, (1, 1), TOKENS_PER_SIDE)
+    (alone,) = cut_middles(labels, (1, 1), TOKENS_PER_SIDE)
     assert np.array_equal(alone, thumbnail)
+    labels[60:70, 130:134] = (FIRST_SHAPE + 1, 5, 4, 0)
+    (alone,) = cut_middles(labels, (1, 1), TOKENS_PER_SIDE)
+    assert alone[2, 2].tolist() == [UNKNOWN] * 4  # two share the token
 
 
 @pytest.mark.parametrize("with_text", [True, False])
@@ -135,13 +149,23 @@ def test_token_labels_are_ordered_by_token(processor, with_text):
     samples = [draw("number", seed, "train", 0) for seed in range(4)]
     labels = Collator(processor, TOKENS_PER_SIDE, with_text)(samples)["token_labels"]
     for sample, points in zip(samples, labels):
-        expected = cut_labels(sample.labels[0], (1, 1), SIDE, thumbnail=True)[0]
+        expected = cut_labels(sample.labels[0], (1, 1), SIDE)[0]
         for token in (0, 6, 9, 15):
             row, column = (POINTS * place for place in divmod(token, TOKENS_PER_SIDE))
             block = expected[row : row + POINTS, column : column + POINTS].reshape(-1, 4)
             assert np.array_equal(points[token, :-1].numpy(), block)
         seen = {WHAT_CLASSES[index] for index in points[:, :-1, 0].flatten().tolist()} - {"background"}
         assert seen == set(sample.answer)
+
+
+def test_the_last_label_of_a_token_is_the_shape_whose_middle_it_holds(processor):
+    collator = Collator(processor, TOKENS_PER_SIDE, with_text=False)
+    sample = draw("objects", 3, "train", 1)
+    middles = collator([sample])["token_labels"][0, :, -1]
+    assert np.array_equal(middles, cut_middles(sample.labels[0], (1, 1), TOKENS_PER_SIDE)[0].reshape(-1, 4))
+    assert len(set(map(tuple, middles[middles[:, 0] > 0].tolist()))) > 1
+    for task in ("flash", "sheet"):
+        assert (collator([draw(task, 3, "train", 1)])["token_labels"][:, :, -1] == UNKNOWN).all()
 
 
 def test_labels_of_videos_are_one_per_frame(processor):
@@ -268,7 +292,26 @@ def test_the_command_trains_a_fresh_language_model_alone(tmp_path):
     before = build_model(0, ROOT).pvc.state_dict()
     after = build_model(0, tmp_path / "model").pvc.state_dict()
     for name, weight in before.items():
-        assert torch.equal(weight, after[name]) == ("vision_tower" in name or name.endswith("norm.weight")), name
+        if name.startswith("model.language_model") and name.endswith("norm.weight"):
+            # Two steps move a weight of 1 by little; those of the repository's model are far from it.
+            assert (after[name] - 1).abs().max() < 0.01 < (weight - 1).abs().max(), name
+        else:
+            assert torch.equal(weight, after[name]) == ("vision_tower" in name), name
+
+
+@pytest.mark.parametrize("name", ["tokens", "names", "counting", "answers"])
+@pytest.mark.parametrize("task", ["count", "flash", "sheet"])
+def test_every_step_gives_all_that_trains_a_gradient(processor, name, task):
+    """Several processes wait for each other's gradients, so none may be missing in one of them."""
+    (stage,) = (stage for stage in STAGES if stage.name == name)
+    model = build_model(0, ROOT)
+    model.token_loss, model.answer_loss = stage.token_loss, stage.answer_loss
+    choose_trained_parts(model, stage)
+    collator = Collator(processor, TOKENS_PER_SIDE, bool(stage.answer_loss), stage.questions_apart)
+    model(**collator([draw(task, 1, "train", 0)]))["loss"].backward()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    assert trained and all(parameter.grad is not None for parameter in trained)
+    assert all(parameter.grad is None for parameter in model.parameters() if not parameter.requires_grad)
 
 
 @pytest.mark.slow

@@ -4,20 +4,19 @@
 import multiprocessing
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from training.scenes import SHAPES, UNKNOWN, WHAT_CLASSES, through_h264, tile_grid
+from training.scenes import FIRST_SHAPE, UNKNOWN, through_h264, tile_grid
 from training.tasks import LAST_LEVEL, LEVELS, TASKS, TRAINING_TASKS, VIDEO_TASKS, Sample, draw
 
 
 # Each token of the vision tower is labelled at POINTS x POINTS points of the square that it stands for.
 POINTS = 4
-FIRST_SHAPE = WHAT_CLASSES.index(SHAPES[0])
 # Tasks whose sequences are alike in length share batches.
 ALBUM_TASKS = ("multi_image",)
 IMAGE_TASKS = tuple(task for task in TASKS if task not in (*VIDEO_TASKS, *ALBUM_TASKS))
@@ -140,58 +139,60 @@ def conversation(sample: Sample, with_answer: bool) -> list[dict]:
     return messages
 
 
-def cut_labels(labels: np.ndarray, grid: tuple[int, int], points: int, thumbnail: bool) -> np.ndarray:
+def in_tiles(at: Callable[[int, int], np.ndarray], grid: tuple[int, int], side: int) -> np.ndarray:
     """
-    Labels of a picture at the points of its tiles: `uint8[h, w, 4] -> uint8[tiles, points, points, 4]`.
+    Labels `uint8[tiles, side, side, 4]` of the tiles of a picture, which `at(height, width)` draws at a size.
 
-    `grid` is (columns, rows) of tiles; the thumbnail comes last, as the image processor orders them. Tiles are encoded
-    one by one, so of several tiles only the thumbnail keeps its ranks.
+    `grid` is (columns, rows) of tiles; of several, the thumbnail comes last, as the image processor orders them. Tiles
+    are encoded one by one, so of several tiles only the thumbnail keeps its ranks.
     """
     columns, rows = grid
+    tiles = at(rows * side, columns * side).reshape(rows, side, columns, side, 4)
+    tiles = tiles.transpose(0, 2, 1, 3, 4).reshape(rows * columns, side, side, 4)
+    if rows * columns > 1:
+        tiles[..., 2] = UNKNOWN
+        tiles = np.concatenate([tiles, at(side, side)[None]])
+    return tiles
 
-    def resize(height: int, width: int) -> np.ndarray:
+
+def cut_labels(labels: np.ndarray, grid: tuple[int, int], points: int) -> np.ndarray:
+    """Labels of a picture at the points of its tiles: `uint8[h, w, 4] -> uint8[tiles, points, points, 4]`."""
+
+    def at(height: int, width: int) -> np.ndarray:
         y = ((np.arange(height) + 0.5) * labels.shape[0] / height).astype(int)
         x = ((np.arange(width) + 0.5) * labels.shape[1] / width).astype(int)
         return labels[y[:, None], x]
 
-    tiles = resize(rows * points, columns * points).reshape(rows, points, columns, points, 4)
-    tiles = tiles.transpose(0, 2, 1, 3, 4).reshape(rows * columns, points, points, 4)
-    if rows * columns > 1:
-        tiles[..., 2] = UNKNOWN
-    if thumbnail and rows * columns > 1:
-        tiles = np.concatenate([tiles, resize(points, points)[None]])
-    return tiles
+    return in_tiles(at, grid, points)
 
 
-def questions_apart(sample: Sample, most: int) -> list[Sample]:
-    """The first `most` questions about a picture, each as a sample of its own."""
-    turns = [(sample.question, sample.answer), *sample.turns][:most]
-    return [replace(sample, question=question, answer=answer, turns=[]) for question, answer in turns]
-
-
-def centred(labels: np.ndarray, grid: tuple[int, int], side: int) -> np.ndarray:
+def cut_middles(labels: np.ndarray, grid: tuple[int, int], side: int) -> np.ndarray:
     """
     The shape whose middle is in each square of a picture's tiles: `uint8[h, w, 4] -> uint8[tiles, side, side, 4]`.
 
-    Zero where there is none. Each shape of the picture has a rank of its own. Readable shapes are too large for two of
-    them to share a token's square, so their number is that of the tokens in which one has its middle.
+    Zero where there is none, `UNKNOWN` where there are several. Each shape of the picture has a rank of its own.
     """
     middles = []
     for rank in np.unique(labels[..., 2]):
         y, x = np.nonzero((labels[..., 2] == rank) & (labels[..., 0] >= FIRST_SHAPE))
         if len(y):
-            middles.append((y.min() + y.max() + 1, x.min() + x.max() + 1, labels[y[0], x[0]]))
-    height, width = labels.shape[:2]
-    cuts = []
-    for columns, rows in [grid, (1, 1)] if grid != (1, 1) else [grid]:
-        squares = np.zeros((rows * side, columns * side, 4), np.uint8)
-        for y, x, label in middles:
-            squares[y * rows * side // (2 * height), x * columns * side // (2 * width)] = label
-        squares = squares.reshape(rows, side, columns, side, 4).transpose(0, 2, 1, 3, 4)
-        cuts.append(squares.reshape(rows * columns, side, side, 4))
-    if len(cuts) > 1:
-        cuts[0][..., 2] = UNKNOWN
-    return np.concatenate(cuts)
+            middle = (y.min() + y.max() + 1) / (2 * labels.shape[0]), (x.min() + x.max() + 1) / (2 * labels.shape[1])
+            middles.append((middle, labels[y[0], x[0]]))
+
+    def at(height: int, width: int) -> np.ndarray:
+        squares = np.zeros((height, width, 4), np.uint8)
+        for (y, x), label in middles:
+            square = squares[int(y * height), int(x * width)]
+            square[:] = UNKNOWN if square.any() else label
+        return squares
+
+    return in_tiles(at, grid, side)
+
+
+def split_questions(sample: Sample, most: int) -> list[Sample]:
+    """The first `most` questions about a picture, each as a sample of its own."""
+    turns = [(sample.question, sample.answer), *sample.turns][:most]
+    return [replace(sample, question=question, answer=answer, turns=[]) for question, answer in turns]
 
 
 class Collator:
@@ -201,9 +202,9 @@ class Collator:
     show: at the points of each one's square, and which shape has its middle there.
 
     A sample is a row, a conversation of all its turns. With `questions_apart` each of its questions, up to that many,
-    is a row: pixels and `token_labels` still come once, and `visuals` `int[images or videos of all rows]` says which
-    of them each row shows. `tokens_per_side` is the root of the tokens per frame. Without `with_text` there are only
-    pixels and their labels.
+    is a row: pixels and `token_labels` still come once, and `visuals` lists which of them the rows show, one row after
+    the other. `tokens_per_side` is the root of the tokens per frame. Without `with_text` there are only pixels and
+    their labels.
     """
 
     def __init__(self, processor, tokens_per_side: int, with_text: bool = True, questions_apart: int = 0):
@@ -230,7 +231,7 @@ class Collator:
         for sample in samples:
             own = range(number, number + (len(sample.images) or 1))
             number = own.stop
-            apart = questions_apart(sample, self.questions_apart) if self.questions_apart else [sample]
+            apart = split_questions(sample, self.questions_apart) if self.questions_apart else [sample]
             rows += apart
             visuals += [*own] * len(apart)
         processor = self.processor
@@ -244,7 +245,7 @@ class Collator:
         # Padding and visuals stand on the left: only the positions from the first answer on need logits. The one
         # before it predicts its first token.
         first = int((labels != -100).any(dim=0).nonzero()[0])
-        return {**tokens, "labels": labels[:, first - 1 :], "visuals": torch.tensor(visuals)}
+        return {**tokens, "labels": labels[:, first - 1 :], "visuals": visuals}
 
     def answers_of(self, input_ids: torch.Tensor) -> torch.Tensor:
         """What an assistant says, its end of turn included; -100 elsewhere. `int[b, s] -> int[b, s]`."""
@@ -267,11 +268,11 @@ class Collator:
         for sample in samples:
             for picture in sample.labels:
                 grid = (1, 1) if sample.frames else tile_grid(picture.shape[1], picture.shape[0])
-                cuts.append(cut_labels(picture, grid, side * POINTS, thumbnail=True))
-                middles.append(centred(picture, grid, side))
-                # Of these, shapes share ranks.
-                if sample.frames or sample.task == "sheet":
-                    middles[-1][:] = UNKNOWN
+                cuts.append(cut_labels(picture, grid, side * POINTS))
+                # Shapes of a video and of a sheet share ranks.
+                has_middles = not sample.frames and sample.task != "sheet"
+                unknown = np.full((len(cuts[-1]), side, side, 4), UNKNOWN, np.uint8)
+                middles.append(cut_middles(picture, grid, side) if has_middles else unknown)
         points = torch.from_numpy(np.concatenate(cuts))
         # t (h r) (w s) c -> t (h w) (r s) c: the points of a token together.
         points = points.unflatten(1, (side, POINTS)).unflatten(3, (side, POINTS))

@@ -55,6 +55,7 @@ HIGHEST_RANK = 9
 MOTION_CLASSES = ("none", "left", "right", "up", "down")
 # A label that a causal encoder, or one that sees a tile alone, cannot know.
 UNKNOWN = 255
+FIRST_SHAPE = WHAT_CLASSES.index(SHAPES[0])  # all the classes from here on are shapes
 WHAT_INDEX = {name: index for index, name in enumerate(WHAT_CLASSES)}
 COLOUR_INDEX = {name: index for index, name in enumerate(COLOUR_CLASSES)}
 

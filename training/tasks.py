@@ -454,7 +454,7 @@ def count(d: Draw) -> Sample:
     canvas = Canvas(background(d, size, [thing for thing, _ in placed])[0])
     paint_all(canvas, placed)
     image = finish(d, canvas)
-    turns = d.pick_several(count_questions(d, placed), 3) if d.split == "train" else []
+    turns = more_turns(d, question, count_questions(d, placed), 3)
     return Sample("count", question, str(target), images=[image], labels=[canvas.labels], turns=turns)
 
 
@@ -482,7 +482,7 @@ def relation(d: Draw) -> Sample:
     placed = list(zip((a, b), corners, strict=True))
     paint_all(canvas, placed)
     question, image = relation_question(d, a, b), finish(d, canvas)
-    turns = d.pick_several(object_questions(d, placed, size), 5) if d.split == "train" else []
+    turns = more_turns(d, question, object_questions(d, placed, size), 5)
     return Sample("relation", question, answer, images=[image], labels=[canvas.labels], turns=turns)
 
 
@@ -584,7 +584,7 @@ def same_images(d: Draw) -> Sample:
     second_size = round(size[0] * factor), round(size[1] * factor)
     placed = scatter(d, size, random_names(d, d.integer(1, 1 if d.level == 0 else 3)), (1, 1))
     answer = d.pick(("yes", "no"))
-    changed = list(placed) if answer == "yes" else _change_one(d, size, placed)
+    changed, difference = (list(placed), "nothing") if answer == "yes" else _change_one(d, size, placed)
     pixels, _ = background(d, size, [thing for thing, _ in placed + changed])
     canvases = [Canvas(pixels), Canvas(_resize(pixels, second_size))]
     paint_all(canvases[0], placed)
@@ -600,20 +600,8 @@ def same_images(d: Draw) -> Sample:
     question = d.pick(
         ("Are the images the same?", "Are the two pictures the same?", "Do both images show the same scene?")
     )
-    turns = [("What is different?", _difference(placed, changed))] if d.split == "train" else []
+    turns = [("What is different?", difference)] if d.split == "train" else []
     return _several(d, question, answer, canvases, turns)
-
-
-def _difference(placed: list[tuple[Thing, tuple[int, int]]], changed: list[tuple[Thing, tuple[int, int]]]) -> str:
-    """What `_change_one` changed."""
-    for (thing, corner), (other, other_corner) in zip(placed, changed, strict=True):
-        if thing.kind != other.kind:
-            return "shape"
-        if thing.colour != other.colour:
-            return "colour"
-        if corner != other_corner:
-            return "place"
-    return "nothing"
 
 
 def _resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -627,8 +615,9 @@ def _resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _change_one(
     d: Draw, size: tuple[int, int], placed: list[tuple[Thing, tuple[int, int]]]
-) -> list[tuple[Thing, tuple[int, int]]]:
-    """The scene with one thing in another colour, in another shape, or moved by a quarter of the canvas or more."""
+) -> tuple[list[tuple[Thing, tuple[int, int]]], str]:
+    """The scene with one thing in another colour, in another shape, or moved by a quarter of the canvas or more, and
+    which of these it is."""
     changed = list(placed)
     index = d.integer(0, len(placed) - 1)
     thing, corner = placed[index]
@@ -640,7 +629,7 @@ def _change_one(
             far = max(abs(moved[axis] - corner[axis]) / size[axis] for axis in (0, 1)) >= 0.25
             if far and not any(overlaps(box_at(moved, thing.size), other) for other in others):
                 changed[index] = thing, moved
-                return changed
+                return changed, "place"
     if change == "shape":
         kind = d.pick([kind for kind in SHAPES if kind != thing.kind])
         mask = _resize(shape_mask(kind, max(thing.size), 0), thing.size)
@@ -648,7 +637,7 @@ def _change_one(
     else:
         colour = d.pick([colour for colour in COLOURS if colour != thing.colour])
         changed[index] = Thing(thing.kind, colour, jitter_colour(d.rng, colour), thing.mask), corner
-    return changed
+    return changed, "shape" if change == "shape" else "colour"
 
 
 def _several(
@@ -1027,7 +1016,8 @@ def names(d: Draw) -> Sample:
 
 
 def _asked_in_turns(d: Draw, task: str, canvas: Canvas, asked: list[tuple[str, str]]) -> Sample:
-    (question, answer), *turns = d.pick_several(asked or [("How many objects are there?", "0")], 8)
+    asked = list(dict(asked).items()) or [("How many objects are there?", "0")]
+    (question, answer), *turns = d.pick_several(asked, 8)
     return Sample(task, question, answer, images=[finish(d, canvas)], labels=[canvas.labels], turns=turns)
 
 
@@ -1076,6 +1066,12 @@ def object_questions(
     places = [(place_question(d, a[0], b[0]), place_of(a, size)) for a, b in pairs]
     sides = [(relation_question(d, a[0], b[0]), side) for a, b in pairs if (side := side_of(a, b)) is not None]
     return asked + places[-2:] + sides[:3]
+
+
+def more_turns(d: Draw, question: str, asked: list[tuple[str, str]], most: int) -> list[tuple[str, str]]:
+    """Some of `asked` that are not `question`, in training only."""
+    asked = [item for item in dict(asked).items() if item[0] != question]
+    return d.pick_several(asked, most) if d.split == "train" else []
 
 
 def count_questions(d: Draw, placed: list[tuple[Thing, tuple[int, int]]]) -> list[tuple[str, str]]:

@@ -56,6 +56,8 @@ TASK_WEIGHTS = {
     "names": 0.0,
 }
 
+NO_TASKS = dict.fromkeys(TASK_WEIGHTS, 0.0)
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -75,7 +77,7 @@ class Stage:
     token_loss: float
     answer_loss: float
     weights: dict[str, float] = field(default_factory=dict)
-    image_steps: int = 4
+    image_steps: int = 1
     tower_rate: float = 1.0
     first_level: int = 0
     settled: float = 0.7
@@ -95,7 +97,6 @@ STAGES = (
         token_loss=1.0,
         answer_loss=0.0,
         weights={"page": 15.0, "objects": 15.0, "sheet": 35.0},
-        image_steps=1,
         settled=0.2,
         long_share=0.15,
     ),
@@ -107,7 +108,6 @@ STAGES = (
         token_loss=0.2,
         answer_loss=1.0,
         weights={"page": 8.0, "objects": 6.0, "sheet": 2.0},
-        image_steps=1,
         tower_rate=0.2,
         first_level=1,
         settled=0.35,
@@ -129,7 +129,6 @@ STAGES = (
             "objects": 3.0,
             "sheet": 12.0,
         },
-        image_steps=1,
         first_level=2,
         settled=0.1,
         long_share=0.2,
@@ -154,7 +153,6 @@ STAGES = (
             "objects": 12.0,
             "sheet": 2.0,
         },
-        image_steps=1,
         tower_rate=0.2,
         first_level=2,
         settled=0.2,
@@ -180,7 +178,6 @@ STAGES = (
             "objects": 8.0,
             "sheet": 30.0,
         },
-        image_steps=1,
         first_level=3,
         settled=0.1,
         long_share=0.2,
@@ -192,8 +189,7 @@ STAGES = (
         learning_rate=1e-2,
         token_loss=0.0,
         answer_loss=1.0,
-        weights={**dict.fromkeys(TASK_WEIGHTS, 0.0), "names": 1.0},
-        image_steps=1,
+        weights={**NO_TASKS, "names": 1.0},
         tower_rate=0.0,
         first_level=2,
         settled=1.0,
@@ -224,7 +220,6 @@ STAGES = (
             "sheet": 6.0,
             "names": 3.0,
         },
-        image_steps=1,
         tower_rate=0.2,
         first_level=2,
         settled=0.5,
@@ -238,8 +233,7 @@ STAGES = (
         learning_rate=1e-2,
         token_loss=0.0,
         answer_loss=1.0,
-        weights={**dict.fromkeys(TASK_WEIGHTS, 0.0), "multi_image": 5.0, "count": 3.0, "names": 1.0},
-        image_steps=1,
+        weights={**NO_TASKS, "multi_image": 5.0, "count": 3.0, "names": 1.0},
         tower_rate=0.0,
         first_level=3,
         settled=0.5,
@@ -254,8 +248,7 @@ STAGES = (
         learning_rate=1e-2,
         token_loss=0.3,
         answer_loss=1.0,
-        weights={**dict.fromkeys(TASK_WEIGHTS, 0.0), "multi_image": 2.0, "count": 6.0, "objects": 1.0},
-        image_steps=1,
+        weights={**NO_TASKS, "multi_image": 2.0, "count": 6.0, "objects": 1.0},
         tower_rate=0.3,
         first_level=2,
         settled=0.4,
@@ -286,7 +279,6 @@ STAGES = (
             "sheet": 6.0,
             "names": 1.5,
         },
-        image_steps=1,
         tower_rate=0.3,
         first_level=4,
         questions_apart=4,
@@ -309,6 +301,7 @@ STAGES = (
             "sheet": 1.0,
             "names": 1.0,
         },
+        image_steps=4,
         tower_rate=0.3,
         first_level=4,
         questions_apart=3,
@@ -318,9 +311,9 @@ STAGES = (
 
 class TokenSupervised(nn.Module):
     """
-    PVC with a head that names what each token of the vision tower shows, for training only.
+    PVC with heads that name what each token of the vision tower shows, for training only.
 
-    The head is one linear layer on the compressed tokens: the classes of what, of which colour, of which rank
+    The first is one linear layer on the compressed tokens: the classes of what, of which colour, of which rank
     and moving which way is at POINTS^2 points of the square that the token stands for. A second one names the token's
     place in its frame, so that what is said about a token's square can be said about where it is. A third one names
     the object whose middle is in the square, so that counting is adding up tokens.
@@ -348,8 +341,8 @@ class TokenSupervised(nn.Module):
                 # Most of a picture is background, which is learned in no time.
                 weight = torch.ones(part.shape[-1], device=part.device)
                 weight[0] = BACKGROUND_WEIGHT
-                known = kind != UNKNOWN
-                total = weight[kind.where(known, 0)].mul(known).sum().clamp(min=1e-3)
+                # Where nothing is known, as of the middles of a video, a mean would be NaN.
+                total = weight[kind[kind != UNKNOWN]].sum().clamp(min=BACKGROUND_WEIGHT)
                 summed = nn.functional.cross_entropy(part, kind, weight=weight, ignore_index=UNKNOWN, reduction="sum")
                 loss = loss + summed / total
         return loss
@@ -362,7 +355,7 @@ class TokenSupervised(nn.Module):
         image_grid_thw: torch.Tensor | None = None,
         pixel_values_videos: torch.Tensor | None = None,
         video_grid_thw: torch.Tensor | None = None,
-        visuals: torch.Tensor | None = None,
+        visuals: list[int] | None = None,
         **inputs,
     ) -> dict[str, torch.Tensor]:
         if pixel_values is not None:
@@ -372,14 +365,14 @@ class TokenSupervised(nn.Module):
             encoded = {"video": self.pvc.get_video_features(pixel_values_videos, video_grid_thw)}
             steps = 1
         (features,) = encoded.values()
-        # The first step of a tile says what it shows; the later ones are free to say something else.
-        tokens = torch.cat(features.pooler_output).unflatten(0, (-1, steps, token_labels.shape[1]))[:, 0]
         losses, loss = {}, 0.0
         if self.token_loss:
+            # The first step of a tile says what it shows; the later ones are free to say something else.
+            tokens = torch.cat(features.pooler_output).unflatten(0, (-1, steps, token_labels.shape[1]))[:, 0]
             losses["token_loss"] = self.loss_of_tokens(tokens, token_labels)
             loss = self.token_loss * losses["token_loss"]
         if labels is not None:
-            features.pooler_output = [features.pooler_output[visual] for visual in visuals.tolist()]
+            features.pooler_output = [features.pooler_output[visual] for visual in visuals]
             # Labels are of the last positions of each row, from the first answer on.
             losses["answer_loss"] = self.pvc(
                 **inputs, mm_encoder_outputs=encoded, labels=labels, logits_to_keep=labels.shape[1]
@@ -439,7 +432,8 @@ class TwoLossTrainer(Trainer):
         tower = [item for item in trained if "vision_tower" in item[0]]
         rest = [item for item in trained if "vision_tower" not in item[0]]
         rate = self.args.learning_rate
-        groups = [(named, rate) for named, rate in ((tower, self.tower_rate * rate), (rest, rate)) if named]
+        # The rate that is logged is the first group's.
+        groups = [(tower, self.tower_rate * rate), (rest, rate)] if tower else [(rest, rate)]
         self.optimizer = MuonWithAdamW(groups, self.args.weight_decay)
         return self.optimizer
 
@@ -475,6 +469,7 @@ def run_stage(stage: Stage, model: TokenSupervised, processor, output: Path, arg
         bf16=args.bf16,
         use_cpu=not torch.cuda.is_available(),
         ddp_backend="gloo" if torch.distributed.is_torchelastic_launched() and not torch.cuda.is_available() else None,
+        # `choose_trained_parts` leaves none unused.
         ddp_find_unused_parameters=False,
         train_sampling_strategy="sequential",
         logging_steps=args.logging_steps,
@@ -498,12 +493,7 @@ def run_stage(stage: Stage, model: TokenSupervised, processor, output: Path, arg
     length = steps * batch_size * processes
     dataset = DrawnSamples(length, batch_size, seed, schedule, stage.long_share, num_processes=processes)
     dataset = DrawnAhead(dataset, args.draw_ahead, arguments.process_index)
-    # What a stage has no loss or no rate for does not train.
-    for part in (model.pvc.model.language_model, model.pvc.lm_head):
-        part.requires_grad_(stage.answer_loss > 0)
-    for part in (model.head, model.middle_head, model.place_head):
-        part.requires_grad_(stage.token_loss > 0)
-    model.pvc.model.vision_tower.requires_grad_(stage.tower_rate > 0)
+    choose_trained_parts(model, stage)
     if stage.fresh_language_model:
         restart_language_model(model.pvc, seed)
     vision_config = model.pvc.config.vision_config
@@ -518,6 +508,15 @@ def run_stage(stage: Stage, model: TokenSupervised, processor, output: Path, arg
         torch.save(model.state_dict(), folder / "final.pt")
         (folder / "log.json").write_text(json.dumps(trainer.state.log_history, indent=1))
     trainer.accelerator.wait_for_everyone()
+
+
+def choose_trained_parts(model: TokenSupervised, stage: Stage) -> None:
+    """What a stage has no loss or no rate for does not train; every step gives all the rest a gradient."""
+    for part in (model.pvc.model.language_model, model.pvc.lm_head):
+        part.requires_grad_(stage.answer_loss > 0)
+    for part in (model.head, model.middle_head, model.place_head):
+        part.requires_grad_(stage.token_loss > 0)
+    model.pvc.model.vision_tower.requires_grad_(stage.tower_rate > 0)
 
 
 def restart_language_model(pvc: nn.Module, seed: int) -> None:
