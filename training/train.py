@@ -5,18 +5,25 @@ Trains the model in this repository from nothing, on what `training/tasks.py` dr
     python -m training.train --output runs
     torchrun --standalone --nproc-per-node 2 -m training.train --output runs --no-compile    # a process for each core
 
-Eleven stages, each a `Trainer` run that resumes from its last checkpoint and is skipped once finished:
+Twelve stages, each a `Trainer` run that resumes from its last checkpoint and is skipped once finished:
 
-- `tokens`, `motion`, `reading`: the vision tower alone learns to say what each of its tokens shows, which the
-  generator knows: characters, shapes, colours, ranks in a line or in time, motion, and the token's place in its frame.
-  The second sees many videos, from which temporal attention learns what moves and what changes, the third much text.
-- `curriculum`, `questions`: the whole model answers questions of rising difficulty, many about a picture, which it
-  sees in one step (`T_img` 1); the loss of the tokens stays on as a second loss.
-- `names`, `several`, `counting`: a fresh language model learns to find what a question names, then in which of several
-  images it is, then how many there are. Each came to it within some hundred steps where little else was asked, every
-  question in a sequence of its own, and not within thousands in a mixture of everything.
-- `mixture` (between `names` and `several`), `whole`: the whole model again, asked for everything.
-- `answers`: the full distribution in the four steps of the released models.
+1. `tokens`: the vision tower alone learns to say what each of its tokens shows, which the generator knows: characters,
+   shapes, colours, ranks in a line or in time, motion, the token's place in its frame and the shape in its middle.
+2. `curriculum`: the whole model answers questions of rising difficulty, many about a picture, which it sees in one
+   step (`T_img` 1); the loss of the tokens stays on as a second loss.
+3. `motion`: the tower alone again, on many videos, from which temporal attention learns what moves and what changes.
+4. `questions`: the whole model again, with more of what is hardest.
+5. `reading`: the tower alone again, with much to read.
+6. `names`: a fresh language model, alone, learns to find what a question names; the one before is thrown away. Asked
+   for nothing else and each question in a sequence of its own, it does so within some hundred steps; mixed with
+   everything, it did not within thousands.
+7. `mixture`: the whole model, asked for everything.
+8. `several`: the language model alone, in which of several images something is.
+9. `counting`: the whole model, how many there are.
+10. `whole`: the whole model, asked for everything.
+11. `answers`: the same in the four steps of the released models.
+12. `conversations`: the same with all the questions about a picture in one conversation; the weights are averaged
+    with those before.
 
 Matrices are trained by Muon (https://kellerjordan.github.io/posts/muon), the rest by AdamW.
 """
@@ -67,7 +74,8 @@ class Stage:
     `token_loss` and `answer_loss` weigh the two losses; without an answer loss the vision tower trains alone, and at a
     `tower_rate` of zero the language model does. `weights` of tasks go before `TASK_WEIGHTS`. `image_steps` is T_img,
     `questions_apart` the `Collator`'s. `learning_rate` is Muon's, whose updates have a norm that does not depend on
-    the gradient's; the vision tower's is `tower_rate` of it.
+    the gradient's; the vision tower's is `tower_rate` of it. An `averaged` stage leaves the mean of the weights before
+    and after it, so as not to forget (https://arxiv.org/abs/2109.01903).
     """
 
     name: str
@@ -84,6 +92,7 @@ class Stage:
     long_share: float = 0.375
     questions_apart: int = 0
     fresh_language_model: bool = False
+    averaged: bool = False
     scheduler: str = "cosine"
 
 
@@ -285,26 +294,59 @@ STAGES = (
     ),
     Stage(
         "answers",
-        steps=700,
+        steps=2600,
         batch_size=16,
         learning_rate=6e-3,
-        token_loss=0.1,
+        token_loss=0.2,
         answer_loss=1.0,
         weights={
-            "count": 4.0,
-            "multi_image": 4.0,
-            "word": 5.0,
-            "flash": 2.0,
-            "video_number": 3.0,
+            "number": 4.0,
+            "word": 7.0,
+            "shape_colour": 0.5,
+            "count": 7.0,
+            "relation": 1.5,
+            "multi_image": 5.0,
+            "direction": 1.0,
+            "order": 2.0,
+            "flash": 4.0,
+            "video_number": 6.0,
             "page": 3.0,
             "objects": 2.0,
-            "sheet": 1.0,
+            "sheet": 3.0,
             "names": 1.0,
         },
         image_steps=4,
         tower_rate=0.3,
         first_level=4,
         questions_apart=3,
+    ),
+    Stage(
+        "conversations",
+        steps=450,
+        batch_size=16,
+        learning_rate=4e-3,
+        token_loss=0.2,
+        answer_loss=1.0,
+        weights={
+            "number": 4.0,
+            "word": 7.0,
+            "shape_colour": 0.5,
+            "count": 7.0,
+            "relation": 1.5,
+            "multi_image": 5.0,
+            "direction": 1.0,
+            "order": 2.0,
+            "flash": 4.0,
+            "video_number": 6.0,
+            "page": 4.0,
+            "objects": 4.0,
+            "sheet": 3.0,
+            "names": 3.0,
+        },
+        image_steps=4,
+        tower_rate=0.2,
+        first_level=4,
+        averaged=True,
     ),
 )
 
@@ -499,11 +541,15 @@ def run_stage(stage: Stage, model: TokenSupervised, processor, output: Path, arg
     vision_config = model.pvc.config.vision_config
     tokens_per_side = vision_config.grid_size // vision_config.downsample_factor
     collator = Collator(processor, tokens_per_side, bool(stage.answer_loss), stage.questions_apart)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
     trainer = TwoLossTrainer(
         model=model, args=arguments, train_dataset=dataset, data_collator=collator, tower_rate=stage.tower_rate
     )
     last = get_last_checkpoint(str(folder)) if folder.is_dir() else None
     trainer.train(resume_from_checkpoint=last)
+    if stage.averaged:
+        after = model.state_dict()
+        model.load_state_dict({name: torch.lerp(weight, after[name], 0.5) for name, weight in before.items()})
     if trainer.is_world_process_zero():
         torch.save(model.state_dict(), folder / "final.pt")
         (folder / "log.json").write_text(json.dumps(trainer.state.log_history, indent=1))
