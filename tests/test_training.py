@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from safetensors.torch import load_file
 from transformers import AutoModelForImageTextToText, AutoProcessor, TrainingArguments
 
 from training.data import (
@@ -297,6 +298,19 @@ def test_the_command_trains_a_fresh_language_model_alone(tmp_path):
             assert (after[name] - 1).abs().max() < 0.01 < (weight - 1).abs().max(), name
         else:
             assert torch.equal(weight, after[name]) == ("vision_tower" in name), name
+
+
+def test_the_command_averages_a_stage_with_what_it_started_from(tmp_path):
+    command = [sys.executable, "-m", "training.train", "--model", ".", "--output", tmp_path, "--no-compile"]
+    command += ["--stages", "conversations", "--batch-size", "2", "--draw-ahead", "1", "--steps-scale", "0.001"]
+    subprocess.run([*command, "--save-steps", "1"], cwd=ROOT, check=True)
+    before = build_model(0, ROOT).pvc.state_dict()
+    after = load_file(tmp_path / "conversations" / "checkpoint-1" / "model.safetensors")
+    left = torch.load(tmp_path / "conversations" / "final.pt", weights_only=True)
+    name = "model.language_model.layers.0.mlp.up_proj.weight"
+    assert not torch.equal(before[name], after[f"pvc.{name}"])
+    for name, weight in before.items():
+        torch.testing.assert_close(left[f"pvc.{name}"], (weight + after[f"pvc.{name}"]) / 2)
 
 
 @pytest.mark.parametrize("name", ["tokens", "names", "counting", "answers"])
