@@ -4,23 +4,23 @@
 import multiprocessing
 import os
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from training.scenes import FIRST_SHAPE, UNKNOWN, through_h264, tile_grid
+from training.scenes import FIRST_SHAPE, HIGHEST_RANK, UNKNOWN, Middle, through_h264, tile_grid
 from training.tasks import LAST_LEVEL, LEVELS, TASKS, TRAINING_TASKS, VIDEO_TASKS, Sample, draw
 
 
 # Each token of the vision tower is labelled at POINTS x POINTS points of the square that it stands for.
 POINTS = 4
 # Tasks whose sequences are alike in length share batches.
-ALBUM_TASKS = ("multi_image",)
+ALBUM_TASKS = ("multi_image", "pairs")
 IMAGE_TASKS = tuple(task for task in TASKS if task not in (*VIDEO_TASKS, *ALBUM_TASKS))
-BATCHES = (VIDEO_TASKS, ALBUM_TASKS, TRAINING_TASKS, IMAGE_TASKS)
+BATCHES = (VIDEO_TASKS, ALBUM_TASKS, tuple(task for task in TRAINING_TASKS if task not in ALBUM_TASKS), IMAGE_TASKS)
 FIRST_WIDE_LEVEL = next(number for number, level in enumerate(LEVELS) if level.wide)
 
 
@@ -139,54 +139,69 @@ def conversation(sample: Sample, with_answer: bool) -> list[dict]:
     return messages
 
 
-def in_tiles(at: Callable[[int, int], np.ndarray], grid: tuple[int, int], side: int) -> np.ndarray:
+def cut_labels(labels: np.ndarray, grid: tuple[int, int], points: int) -> np.ndarray:
     """
-    Labels `uint8[tiles, side, side, 4]` of the tiles of a picture, which `at(height, width)` draws at a size.
+    Labels of a picture at the points of its tiles: `uint8[h, w, 4] -> uint8[tiles, points, points, 4]`.
 
     `grid` is (columns, rows) of tiles; of several, the thumbnail comes last, as the image processor orders them. Tiles
     are encoded one by one, so of several tiles only the thumbnail keeps its ranks.
     """
-    columns, rows = grid
-    tiles = at(rows * side, columns * side).reshape(rows, side, columns, side, 4)
-    tiles = tiles.transpose(0, 2, 1, 3, 4).reshape(rows * columns, side, side, 4)
-    if rows * columns > 1:
-        tiles[..., 2] = UNKNOWN
-        tiles = np.concatenate([tiles, at(side, side)[None]])
-    return tiles
-
-
-def cut_labels(labels: np.ndarray, grid: tuple[int, int], points: int) -> np.ndarray:
-    """Labels of a picture at the points of its tiles: `uint8[h, w, 4] -> uint8[tiles, points, points, 4]`."""
 
     def at(height: int, width: int) -> np.ndarray:
         y = ((np.arange(height) + 0.5) * labels.shape[0] / height).astype(int)
         x = ((np.arange(width) + 0.5) * labels.shape[1] / width).astype(int)
         return labels[y[:, None], x]
 
-    return in_tiles(at, grid, points)
+    columns, rows = grid
+    tiles = at(rows * points, columns * points).reshape(rows, points, columns, points, 4)
+    tiles = tiles.transpose(0, 2, 1, 3, 4).reshape(rows * columns, points, points, 4)
+    if rows * columns > 1:
+        tiles[..., 2] = UNKNOWN
+        tiles = np.concatenate([tiles, at(points, points)[None]])
+    return tiles
 
 
-def cut_middles(labels: np.ndarray, grid: tuple[int, int], side: int) -> np.ndarray:
+def cut_middles(middles: list[Middle], grid: tuple[int, int]) -> list[list[Middle]]:
     """
-    The shape whose middle is in each square of a picture's tiles: `uint8[h, w, 4] -> uint8[tiles, side, side, 4]`.
+    The middles that each tile of a picture shows, in shares of the tile, as `cut_labels` cuts its labels.
 
-    Zero where there is none, `UNKNOWN` where there are several. Each shape of the picture has a rank of its own.
+    A tile of several ranks anew what it shows, from 1.
     """
-    middles = []
-    for rank in np.unique(labels[..., 2]):
-        y, x = np.nonzero((labels[..., 2] == rank) & (labels[..., 0] >= FIRST_SHAPE))
-        if len(y):
-            middle = (y.min() + y.max() + 1) / (2 * labels.shape[0]), (x.min() + x.max() + 1) / (2 * labels.shape[1])
-            middles.append((middle, labels[y[0], x[0]]))
+    columns, rows = grid
+    if columns * rows == 1:
+        return [middles]
+    tiles = [[] for _ in range(rows * columns)]
+    for middle in sorted(middles, key=lambda middle: middle.rank):
+        (column, x), (row, y) = divmod(middle.x * columns, 1), divmod(middle.y * rows, 1)
+        tile = tiles[int(row) * columns + int(column)]
+        tile.append(middle._replace(x=x, y=y, rank=len(tile) + 1))
+    return [*tiles, middles]
 
-    def at(height: int, width: int) -> np.ndarray:
-        squares = np.zeros((height, width, 4), np.uint8)
-        for (y, x), label in middles:
-            square = squares[int(y * height), int(x * width)]
-            square[:] = UNKNOWN if square.any() else label
-        return squares
 
-    return in_tiles(at, grid, side)
+def label_middles(middles: list[Middle], side: int) -> tuple[np.ndarray, np.ndarray]:
+    """
+    What has its middle in the square of each token: shapes `uint8[side^2, 5]` and characters `uint8[side^2, ranks]`.
+
+    Of a shape its class, its colour, its rank, and its place among those of its shape and among those of its colour,
+    which is unknown where shapes share ranks. Of the character of each rank its class. Zero where there is none,
+    `UNKNOWN` where there are several.
+    """
+    shapes = np.zeros((side**2, 5), np.uint8)
+    characters = np.zeros((side**2, HIGHEST_RANK), np.uint8)
+    among = [middle for middle in middles if middle.what >= FIRST_SHAPE]
+    ranked = len({middle.rank for middle in among}) == len(among)
+    for middle in middles:
+        token = int(middle.y * side) * side + int(middle.x * side)
+        if middle.what < FIRST_SHAPE:
+            known = characters[token, middle.rank - 1]
+            characters[token, middle.rank - 1] = UNKNOWN if known else middle.what
+            continue
+        before = [other for other in among if other.rank <= middle.rank]
+        same_shape = sum(other.what == middle.what for other in before) if ranked else UNKNOWN
+        same_colour = sum(other.colour == middle.colour for other in before) if ranked else UNKNOWN
+        known = shapes[token].any()
+        shapes[token] = UNKNOWN if known else (middle.what, middle.colour, middle.rank, same_shape, same_colour)
+    return shapes, characters
 
 
 def split_questions(sample: Sample, most: int) -> list[Sample]:
@@ -198,11 +213,12 @@ def split_questions(sample: Sample, most: int) -> list[Sample]:
 class Collator:
     """
     Samples to a batch: the processor's tensors, `labels` of the last positions of each row (only answers carry loss)
-    and, per image tile or video frame, `token_labels` `uint8[frames, tokens, POINTS^2 + 1, 4]` of what the tokens
-    show: at the points of each one's square, and which shape has its middle there.
+    and what each token of each image tile or video frame shows: `point_labels` `uint8[frames, tokens, POINTS^2, 4]` at
+    the points of its square, and `shape_labels` `uint8[frames, tokens, 5]` and `character_labels`
+    `uint8[frames, tokens, ranks]` of what has its middle there.
 
     A sample is a row, a conversation of all its turns. With `questions_apart` each of its questions, up to that many,
-    is a row: pixels and `token_labels` still come once, and `visuals` lists which of them the rows show, one row after
+    is a row: pixels and what they show still come once, and `visuals` lists which of them the rows show, one row after
     the other. `tokens_per_side` is the root of the tokens per frame. Without `with_text` there are only pixels and
     their labels.
     """
@@ -223,7 +239,7 @@ class Collator:
             batch = self.processor.image_processor(images, return_tensors="pt")
         if self.with_text:
             batch.update(self.text_of(samples, batch))
-        return {**batch, "token_labels": self.token_labels(samples)}
+        return {**batch, **self.token_labels(samples)}
 
     def text_of(self, samples: list[Sample], batch: dict) -> dict[str, torch.Tensor]:
         """What the rows say, with a placeholder for each token of the visuals of `batch`."""
@@ -261,23 +277,21 @@ class Collator:
             labels.append(kept)
         return torch.tensor(labels)
 
-    def token_labels(self, samples: list[Sample]) -> torch.Tensor:
+    def token_labels(self, samples: list[Sample]) -> dict[str, torch.Tensor]:
         """Labels of every tile or frame of a batch, grouped by token."""
         side = self.tokens_per_side
         cuts, middles = [], []
         for sample in samples:
-            for picture in sample.labels:
+            for picture, shown in zip(sample.labels, sample.middles, strict=True):
                 grid = (1, 1) if sample.frames else tile_grid(picture.shape[1], picture.shape[0])
                 cuts.append(cut_labels(picture, grid, side * POINTS))
-                # Shapes of a video and of a sheet share ranks.
-                has_middles = not sample.frames and sample.task != "sheet"
-                unknown = np.full((len(cuts[-1]), side, side, 4), UNKNOWN, np.uint8)
-                middles.append(cut_middles(picture, grid, side) if has_middles else unknown)
+                middles += [label_middles(tile, side) for tile in cut_middles(shown, grid)]
         points = torch.from_numpy(np.concatenate(cuts))
         # t (h r) (w s) c -> t (h w) (r s) c: the points of a token together.
         points = points.unflatten(1, (side, POINTS)).unflatten(3, (side, POINTS))
         points = points.transpose(2, 3).flatten(1, 2).flatten(2, 3)
-        return torch.cat([points, torch.from_numpy(np.concatenate(middles)).flatten(1, 2)[:, :, None]], dim=2)
+        shapes, characters = (torch.from_numpy(np.stack(labels)) for labels in zip(*middles, strict=True))
+        return {"point_labels": points, "shape_labels": shapes, "character_labels": characters}
 
 
 def stable_seed(name: str) -> int:

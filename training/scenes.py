@@ -19,6 +19,7 @@ from fractions import Fraction
 from functools import cache, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -459,17 +460,36 @@ def fit_line(
     return None
 
 
+class Middle(NamedTuple):
+    """Where the middle of a character or a shape is, in shares of the canvas, and its labels."""
+
+    x: float
+    y: float
+    what: int
+    colour: int
+    rank: int
+
+
 class Canvas:
-    """A picture in progress: float[h, w, 3] pixels in [0, 255], uint8[h, w, 4] labels (what, colour, rank, motion)."""
+    """
+    A picture in progress: float[h, w, 3] pixels in [0, 255], uint8[h, w, 4] labels (what, colour, rank, motion) and
+    the middles of what was painted.
+    """
 
     def __init__(self, pixels: np.ndarray):
         self.pixels = np.array(pixels, dtype=np.float32)
         self.labels = np.zeros((*pixels.shape[:2], 4), np.uint8)
+        self.middles = []
 
     def copy(self) -> "Canvas":
         other = Canvas(self.pixels)
-        other.labels = self.labels.copy()
+        other.labels, other.middles = self.labels.copy(), self.middles.copy()
         return other
+
+    def _note_middle(self, box: tuple[int, int, int, int], what: str, colour: str, rank: int) -> None:
+        height, width = self.labels.shape[:2]
+        x, y = (box[0] + box[2]) / (2 * width), (box[1] + box[3]) / (2 * height)
+        self.middles.append(Middle(x, y, WHAT_INDEX[what], COLOUR_INDEX[colour], rank))
 
     def _blend(self, mask: np.ndarray, x: int, y: int, rgb: np.ndarray) -> None:
         region = self.pixels[y : y + mask.shape[0], x : x + mask.shape[1]]
@@ -480,6 +500,7 @@ class Canvas:
         self._blend(thing.mask, x, y, thing.rgb)
         region = self.labels[y : y + thing.mask.shape[0], x : x + thing.mask.shape[1]]
         region[thing.mask >= 0.5] = (WHAT_INDEX[thing.kind], COLOUR_INDEX[thing.colour], rank, motion)
+        self._note_middle((x, y, x + thing.size[0], y + thing.size[1]), thing.kind, thing.colour, rank)
 
     def write(self, line: Line, x: int, y: int, colour: str, rgb: np.ndarray, first_rank: int = 1) -> None:
         """Write a line with its top left corner at (x, y) and label the ink bounding box of each character."""
@@ -487,8 +508,9 @@ class Canvas:
             self._blend(mask, x + left, y + top, rgb)
             ink = mask > 0.25
             rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
-            box = np.s_[y + top + rows[0] : y + top + rows[-1] + 1, x + left + columns[0] : x + left + columns[-1] + 1]
-            self.labels[box] = (WHAT_INDEX[character], COLOUR_INDEX[colour], rank, 0)
+            box = x + left + columns[0], y + top + rows[0], x + left + columns[-1] + 1, y + top + rows[-1] + 1
+            self.labels[box[1] : box[3], box[0] : box[2]] = (WHAT_INDEX[character], COLOUR_INDEX[colour], rank, 0)
+            self._note_middle(box, character, colour, rank)
 
     def finish(self, rng: np.random.Generator, noise: float, blur: float, jpeg: bool) -> Image.Image:
         """The final RGB image; `noise` is a standard deviation in [0, 255], `blur` a radius in pixels."""

@@ -11,7 +11,7 @@ which is also the distribution of the tests.
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -30,8 +30,10 @@ from .scenes import (
     SPLITS,
     TEXTURES,
     UNKNOWN,
+    WHAT_CLASSES,
     Canvas,
     Line,
+    Middle,
     Thing,
     add_noise,
     background_field,
@@ -61,8 +63,8 @@ class Sample:
     `labels` holds uint8[h, w, 4] per image or frame: an index into `WHAT_CLASSES`, one into `COLOUR_CLASSES`, the rank
     (of a character in its line, of an object from left to right, of an event in time), from 1, and an index into
     `MOTION_CLASSES`, `UNKNOWN` in the first frame of what will move. They describe the picture before blur, noise and
-    compression, which do not move anything. `turns` holds further questions about the same picture with their answers,
-    which only samples of the training split have.
+    compression, which do not move anything. `middles` lists what each of them shows, by where its middle is. `turns`
+    holds further questions about the same picture with their answers, which only samples of the training split have.
     """
 
     task: str
@@ -71,6 +73,7 @@ class Sample:
     images: list[Image.Image] = field(default_factory=list)
     frames: list[np.ndarray] = field(default_factory=list)
     labels: list[np.ndarray] = field(default_factory=list)
+    middles: list[list[Middle]] = field(default_factory=list)
     fps: float = 0.0
     turns: list[tuple[str, str]] = field(default_factory=list)
 
@@ -240,12 +243,22 @@ def finish(d: Draw, canvas: Canvas) -> Image.Image:
     return canvas.finish(d.rng, noise, blur, jpeg=d.chance(0.5))
 
 
+def finish_images(d: Draw, *canvases: Canvas) -> dict:
+    """The fields of `Sample` that hold images."""
+    return {
+        "images": [finish(d, canvas) for canvas in canvases],
+        "labels": [canvas.labels for canvas in canvases],
+        "middles": [canvas.middles for canvas in canvases],
+    }
+
+
 def finish_frames(d: Draw, canvases: list[Canvas]) -> dict:
     """The fields of `Sample` that hold a video."""
     noise = d.rng.uniform(1, 7) if d.limits.noise and d.chance(0.5) else 0
     return {
         "frames": [add_noise(d.rng, canvas.pixels, noise) for canvas in canvases],
         "labels": [canvas.labels for canvas in canvases],
+        "middles": [canvas.middles for canvas in canvases],
         "fps": float(d.integer(4, 10)),
     }
 
@@ -383,7 +396,7 @@ WORD_QUESTIONS = (
 def number(d: Draw) -> Sample:
     text = random_string(d, DIGITS, d.integer(*d.limits.digits))
     canvas = write_text(d, text)
-    return Sample("number", d.pick(NUMBER_QUESTIONS), text, images=[finish(d, canvas)], labels=[canvas.labels])
+    return Sample("number", d.pick(NUMBER_QUESTIONS), text, **finish_images(d, canvas))
 
 
 def random_word(d: Draw) -> str:
@@ -396,7 +409,7 @@ def random_word(d: Draw) -> str:
 def word(d: Draw) -> Sample:
     text = random_word(d)
     canvas = write_text(d, letter_case(d, text))
-    return Sample("word", d.pick(WORD_QUESTIONS), text, images=[finish(d, canvas)], labels=[canvas.labels])
+    return Sample("word", d.pick(WORD_QUESTIONS), text, **finish_images(d, canvas))
 
 
 def add_lines(d: Draw, pixels: np.ndarray, palette: np.ndarray) -> None:
@@ -427,7 +440,7 @@ def shape_colour(d: Draw) -> Sample:
             (d.pick(("What shape is it?", "What shape is the object?", f"What shape is {thing.colour}?")), thing.kind),
         )
     )
-    return Sample("shape_colour", question, answer, images=[finish(d, canvas)], labels=[canvas.labels])
+    return Sample("shape_colour", question, answer, **finish_images(d, canvas))
 
 
 def count(d: Draw) -> Sample:
@@ -453,9 +466,9 @@ def count(d: Draw) -> Sample:
     placed = scatter(d, size, names, tile_grid(*size))
     canvas = Canvas(background(d, size, [thing for thing, _ in placed])[0])
     paint_all(canvas, placed)
-    image = finish(d, canvas)
+    image = finish_images(d, canvas)
     turns = more_turns(d, question, count_questions(d, placed), 3)
-    return Sample("count", question, str(target), images=[image], labels=[canvas.labels], turns=turns)
+    return Sample("count", question, str(target), turns=turns, **image)
 
 
 def relation(d: Draw) -> Sample:
@@ -481,9 +494,9 @@ def relation(d: Draw) -> Sample:
     canvas = Canvas(background(d, size, [a, b])[0])
     placed = list(zip((a, b), corners, strict=True))
     paint_all(canvas, placed)
-    question, image = relation_question(d, a, b), finish(d, canvas)
+    question, image = relation_question(d, a, b), finish_images(d, canvas)
     turns = more_turns(d, question, object_questions(d, placed, size), 5)
-    return Sample("relation", question, answer, images=[image], labels=[canvas.labels], turns=turns)
+    return Sample("relation", question, answer, turns=turns, **image)
 
 
 def relation_question(d: Draw, a: Thing, b: Thing) -> str:
@@ -600,8 +613,19 @@ def same_images(d: Draw) -> Sample:
     question = d.pick(
         ("Are the images the same?", "Are the two pictures the same?", "Do both images show the same scene?")
     )
-    turns = [("What is different?", difference)] if d.split == "train" else []
+    turns = []
+    if d.split == "train":
+        lists = [
+            list_of([WHAT_CLASSES[m.what], COLOUR_CLASSES[m.colour]] for m in canvas.middles) for canvas in canvases
+        ]
+        turns = [(f"What is shown in image {number}?", shown) for number, shown in enumerate(lists, start=1)]
+        turns = [("What is different?", difference), d.pick(turns)]
     return _several(d, question, answer, canvases, turns)
+
+
+def list_of(names: Iterable[tuple[str, str]]) -> str:
+    """(Shape, colour) pairs as one says them."""
+    return ", ".join(map(full_name, names))
 
 
 def _resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -643,8 +667,7 @@ def _change_one(
 def _several(
     d: Draw, question: str, answer: str, canvases: list[Canvas], turns: list[tuple[str, str]] | None = None
 ) -> Sample:
-    images, labels = [finish(d, canvas) for canvas in canvases], [canvas.labels for canvas in canvases]
-    return Sample("multi_image", question, answer, images=images, labels=labels, turns=turns or [])
+    return Sample("multi_image", question, answer, turns=turns or [], **finish_images(d, *canvases))
 
 
 def video_length(d: Draw, needed: int = 4) -> int:
@@ -966,7 +989,8 @@ def _line_of_characters(d: Draw, room: tuple[int, int]) -> tuple[Line | None, st
     text = text.upper() if upper else text
     face = random_face(d.rng, d.split)
     smallest = smallest_font(face, text, (1.0, 1.0))
-    size = round(smallest * 3.2 ** d.rng.random())
+    # Small ones more often: more of them fit, and they are the hardest to read.
+    size = round(smallest * 3.2 ** d.rng.random() ** 2)
     degrees, shear = d.rng.uniform((-6, -0.12), (6, 0.12)) if d.chance(0.5) else (0.0, 0.0)
     spacing = d.rng.uniform(0.0, 0.25)
     while text:
@@ -976,7 +1000,8 @@ def _line_of_characters(d: Draw, room: tuple[int, int]) -> tuple[Line | None, st
             return line, text.lower()
         # Too high for the room: smaller; too wide or held out: shorter.
         too_high = line.size[1] > room[1] and size > smallest
-        size, text = (max(smallest, size * room[1] // line.size[1]), text) if too_high else (size, text[:-1])
+        shorter = text[: min(len(text) - 1, len(text) * room[0] // line.size[0])]
+        size, text = (max(smallest, size * room[1] // line.size[1]), text) if too_high else (size, shorter)
     return None, ""
 
 
@@ -991,6 +1016,11 @@ def objects(d: Draw) -> Sample:
     canvas = Canvas(background(d, size, [thing for thing, _ in placed])[0])
     paint_all(canvas, placed)
     return _asked_in_turns(d, "objects", canvas, object_questions(d, placed, size))
+
+
+def pairs(d: Draw) -> Sample:
+    """Two pictures that are the same or not; only training draws it."""
+    return replace(same_images(d), task="pairs")
 
 
 def names(d: Draw) -> Sample:
@@ -1018,7 +1048,7 @@ def names(d: Draw) -> Sample:
 def _asked_in_turns(d: Draw, task: str, canvas: Canvas, asked: list[tuple[str, str]]) -> Sample:
     asked = list(dict(asked).items()) or [("How many objects are there?", "0")]
     (question, answer), *turns = d.pick_several(asked, 8)
-    return Sample(task, question, answer, images=[finish(d, canvas)], labels=[canvas.labels], turns=turns)
+    return Sample(task, question, answer, turns=turns, **finish_images(d, canvas))
 
 
 def _row_of_objects(
@@ -1075,9 +1105,11 @@ def more_turns(d: Draw, question: str, asked: list[tuple[str, str]], most: int) 
 
 
 def count_questions(d: Draw, placed: list[tuple[Thing, tuple[int, int]]]) -> list[tuple[str, str]]:
-    """How many objects there are in all, of the shapes of two of them, and of the colours of two."""
+    """How many objects there are in all, of the shapes of two of them, and of the colours of two, and which."""
     kinds, colours = [thing.kind for thing, _ in placed], [thing.colour for thing, _ in placed]
     asked = [(d.pick(("How many objects are there?", "Count the objects.")), str(len(placed)))]
+    ranked = sorted(placed, key=lambda item: item[1])
+    asked.append(("Name the objects from left to right.", list_of((t.kind, t.colour) for t, _ in ranked)))
     for kind in sorted(set(d.pick_several(kinds, 2))):
         plural = "crosses" if kind == "cross" else f"{kind}s"
         asked.append((d.pick((f"How many {plural} are there?", f"Count the {plural}.")), str(kinds.count(kind))))
@@ -1113,8 +1145,9 @@ _DRAWERS = {
     "objects": objects,
     "sheet": sheet,
     "names": names,
+    "pairs": pairs,
 }
-TRAINING_TASKS = ("page", "objects", "sheet", "names")
+TRAINING_TASKS = ("page", "objects", "sheet", "names", "pairs")
 TASKS = tuple(task for task in _DRAWERS if task not in TRAINING_TASKS)
 VIDEO_TASKS = ("direction", "order", "flash", "video_number")
 

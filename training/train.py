@@ -5,25 +5,18 @@ Trains the model in this repository from nothing, on what `training/tasks.py` dr
     python -m training.train --output runs
     torchrun --standalone --nproc-per-node 2 -m training.train --output runs --no-compile    # a process for each core
 
-Twelve stages, each a `Trainer` run that resumes from its last checkpoint and is skipped once finished:
+Seven stages, each a `Trainer` run that resumes from its last checkpoint and is skipped once finished:
 
 1. `tokens`: the vision tower alone learns to say what each of its tokens shows, which the generator knows: characters,
-   shapes, colours, ranks in a line or in time, motion, the token's place in its frame and the shape in its middle.
-2. `curriculum`: the whole model answers questions of rising difficulty, many about a picture, which it sees in one
-   step (`T_img` 1); the loss of the tokens stays on as a second loss.
-3. `motion`: the tower alone again, on many videos, from which temporal attention learns what moves and what changes.
-4. `questions`: the whole model again, with more of what is hardest.
-5. `reading`: the tower alone again, with much to read.
-6. `names`: a fresh language model, alone, learns to find what a question names; the one before is thrown away. Asked
-   for nothing else and each question in a sequence of its own, it does so within some hundred steps; mixed with
-   everything, it did not within thousands.
-7. `mixture`: the whole model, asked for everything.
-8. `several`: the language model alone, in which of several images something is.
-9. `counting`: the whole model, how many there are.
-10. `whole`: the whole model, asked for everything.
-11. `answers`: the same in the four steps of the released models.
-12. `conversations`: the same with all the questions about a picture in one conversation; the weights are averaged
-    with those before.
+   shapes, colours, ranks in a line or in time, motion, and what has its middle there.
+2. `names`: the language model alone learns to find what a question names. Asked for nothing else and each question in
+   a sequence of its own, it does so within some hundred steps; mixed with everything, it did not within thousands.
+3. `several`: the language model alone, in which of several images something is, and whether two are the same.
+4. `counting`: the language model alone, how many there are.
+5. `whole`: the whole model, asked for everything; images are seen in one step (`T_img` 1).
+6. `answers`: the same in the four steps of the released models.
+7. `conversations`: the same with all the questions about a picture in one conversation; the weights are averaged with
+   those before.
 
 Matrices are trained by Muon (https://kellerjordan.github.io/posts/muon), the rest by AdamW.
 """
@@ -32,7 +25,7 @@ import argparse
 import json
 import os
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -41,29 +34,47 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor,
 from transformers.trainer_utils import get_last_checkpoint
 
 from training.data import POINTS, Collator, DrawnAhead, DrawnSamples, Schedule, stable_seed
-from training.scenes import COLOUR_CLASSES, HIGHEST_RANK, MOTION_CLASSES, UNKNOWN, WHAT_CLASSES
+from training.scenes import COLOUR_CLASSES, FIRST_SHAPE, HIGHEST_RANK, MOTION_CLASSES, UNKNOWN, WHAT_CLASSES
+from training.tasks import TASKS, TRAINING_TASKS
 
 
 ROOT = Path(__file__).resolve().parents[1]
 BACKGROUND_WEIGHT = 0.1
-TASK_WEIGHTS = {
+NO_TASKS = dict.fromkeys((*TASKS, *TRAINING_TASKS), 0.0)
+TO_SEE = {
+    **NO_TASKS,
     "number": 3.0,
-    "word": 4.0,
+    "word": 5.0,
     "shape_colour": 1.0,
     "count": 2.0,
-    "relation": 2.0,
-    "multi_image": 2.5,
-    "direction": 1.5,
-    "order": 1.5,
-    "flash": 1.5,
-    "video_number": 2.0,
-    "page": 0.0,
-    "objects": 0.0,
-    "sheet": 0.0,
-    "names": 0.0,
+    "relation": 1.0,
+    "multi_image": 1.0,
+    "direction": 4.0,
+    "order": 4.0,
+    "flash": 5.0,
+    "video_number": 6.0,
+    "page": 10.0,
+    "objects": 12.0,
+    "sheet": 32.0,
 }
-
-NO_TASKS = dict.fromkeys(TASK_WEIGHTS, 0.0)
+TO_ANSWER = {
+    **NO_TASKS,
+    "number": 4.0,
+    "word": 8.0,
+    "shape_colour": 0.5,
+    "count": 6.0,
+    "relation": 1.5,
+    "multi_image": 4.0,
+    "direction": 1.0,
+    "order": 1.0,
+    "flash": 3.0,
+    "video_number": 5.0,
+    "page": 5.0,
+    "objects": 3.0,
+    "sheet": 4.0,
+    "names": 1.5,
+    "pairs": 2.5,
+}
 
 
 @dataclass(frozen=True)
@@ -72,26 +83,25 @@ class Stage:
     One `Trainer` run.
 
     `token_loss` and `answer_loss` weigh the two losses; without an answer loss the vision tower trains alone, and at a
-    `tower_rate` of zero the language model does. `weights` of tasks go before `TASK_WEIGHTS`. `image_steps` is T_img,
+    `tower_rate` of zero the language model does. `weights` are those of the tasks, `image_steps` is T_img,
     `questions_apart` the `Collator`'s. `learning_rate` is Muon's, whose updates have a norm that does not depend on
     the gradient's; the vision tower's is `tower_rate` of it. An `averaged` stage leaves the mean of the weights before
     and after it, so as not to forget (https://arxiv.org/abs/2109.01903).
     """
 
     name: str
+    weights: dict[str, float]
     steps: int
     batch_size: int
     learning_rate: float
     token_loss: float
     answer_loss: float
-    weights: dict[str, float] = field(default_factory=dict)
     image_steps: int = 1
     tower_rate: float = 1.0
     first_level: int = 0
     settled: float = 0.7
     long_share: float = 0.375
     questions_apart: int = 0
-    fresh_language_model: bool = False
     averaged: bool = False
     scheduler: str = "cosine"
 
@@ -100,151 +110,38 @@ ADAMW_LEARNING_RATE = 0.15  # of Muon's
 STAGES = (
     Stage(
         "tokens",
-        steps=6500,
+        TO_SEE,
+        steps=18000,
         batch_size=32,
         learning_rate=2e-2,
         token_loss=1.0,
         answer_loss=0.0,
-        weights={"page": 15.0, "objects": 15.0, "sheet": 35.0},
         settled=0.2,
-        long_share=0.15,
-    ),
-    Stage(
-        "curriculum",
-        steps=3600,
-        batch_size=24,
-        learning_rate=1e-2,
-        token_loss=0.2,
-        answer_loss=1.0,
-        weights={"page": 8.0, "objects": 6.0, "sheet": 2.0},
-        tower_rate=0.2,
-        first_level=1,
-        settled=0.35,
-    ),
-    Stage(
-        "motion",
-        steps=4200,
-        batch_size=32,
-        learning_rate=1.5e-2,
-        token_loss=1.0,
-        answer_loss=0.0,
-        weights={
-            "direction": 5.0,
-            "order": 4.0,
-            "flash": 5.0,
-            "video_number": 6.0,
-            "multi_image": 1.0,
-            "page": 4.0,
-            "objects": 3.0,
-            "sheet": 12.0,
-        },
-        first_level=2,
-        settled=0.1,
-        long_share=0.2,
-    ),
-    Stage(
-        "questions",
-        steps=5400,
-        batch_size=24,
-        learning_rate=1.5e-2,
-        token_loss=0.2,
-        answer_loss=1.0,
-        weights={
-            "shape_colour": 0.5,
-            "count": 3.0,
-            "relation": 4.0,
-            "multi_image": 5.0,
-            "direction": 2.0,
-            "order": 2.0,
-            "flash": 2.5,
-            "video_number": 3.0,
-            "page": 4.0,
-            "objects": 12.0,
-            "sheet": 2.0,
-        },
-        tower_rate=0.2,
-        first_level=2,
-        settled=0.2,
-    ),
-    Stage(
-        "reading",
-        steps=5000,
-        batch_size=32,
-        learning_rate=1.5e-2,
-        token_loss=1.0,
-        answer_loss=0.0,
-        weights={
-            "number": 6.0,
-            "word": 10.0,
-            "count": 4.0,
-            "relation": 1.0,
-            "multi_image": 2.0,
-            "direction": 3.0,
-            "order": 3.0,
-            "flash": 5.0,
-            "video_number": 9.0,
-            "page": 8.0,
-            "objects": 8.0,
-            "sheet": 30.0,
-        },
-        first_level=3,
-        settled=0.1,
         long_share=0.2,
     ),
     Stage(
         "names",
+        {**NO_TASKS, "names": 1.0},
         steps=1500,
         batch_size=24,
         learning_rate=1e-2,
         token_loss=0.0,
         answer_loss=1.0,
-        weights={**NO_TASKS, "names": 1.0},
         tower_rate=0.0,
         first_level=2,
         settled=1.0,
-        questions_apart=4,
-        fresh_language_model=True,
-        scheduler="constant_with_warmup",
-    ),
-    Stage(
-        "mixture",
-        steps=2000,
-        batch_size=24,
-        learning_rate=1e-2,
-        token_loss=0.2,
-        answer_loss=1.0,
-        weights={
-            "number": 4.0,
-            "word": 7.0,
-            "shape_colour": 0.5,
-            "count": 6.0,
-            "relation": 3.0,
-            "multi_image": 8.0,
-            "direction": 1.0,
-            "order": 1.5,
-            "flash": 3.0,
-            "video_number": 5.0,
-            "page": 4.0,
-            "objects": 8.0,
-            "sheet": 6.0,
-            "names": 3.0,
-        },
-        tower_rate=0.2,
-        first_level=2,
-        settled=0.5,
         questions_apart=4,
         scheduler="constant_with_warmup",
     ),
     Stage(
         "several",
-        steps=1200,
+        {**NO_TASKS, "multi_image": 3.0, "pairs": 4.0, "names": 1.0},
+        steps=1500,
         batch_size=24,
         learning_rate=1e-2,
         token_loss=0.0,
         answer_loss=1.0,
-        weights={**NO_TASKS, "multi_image": 5.0, "count": 3.0, "names": 1.0},
         tower_rate=0.0,
-        first_level=3,
         settled=0.5,
         long_share=1.0,
         questions_apart=4,
@@ -252,13 +149,13 @@ STAGES = (
     ),
     Stage(
         "counting",
-        steps=1500,
+        {**NO_TASKS, "count": 6.0, "multi_image": 1.0, "pairs": 1.0, "objects": 1.0},
+        steps=1200,
         batch_size=24,
         learning_rate=1e-2,
-        token_loss=0.3,
+        token_loss=0.0,
         answer_loss=1.0,
-        weights={**NO_TASKS, "multi_image": 2.0, "count": 6.0, "objects": 1.0},
-        tower_rate=0.3,
+        tower_rate=0.0,
         first_level=2,
         settled=0.4,
         long_share=0.75,
@@ -267,54 +164,26 @@ STAGES = (
     ),
     Stage(
         "whole",
-        steps=4400,
+        TO_ANSWER,
+        steps=3600,
         batch_size=24,
         learning_rate=1e-2,
         token_loss=0.3,
         answer_loss=1.0,
-        weights={
-            "number": 4.0,
-            "word": 8.0,
-            "shape_colour": 0.5,
-            "count": 6.0,
-            "relation": 1.5,
-            "multi_image": 4.0,
-            "direction": 1.0,
-            "order": 1.0,
-            "flash": 3.0,
-            "video_number": 5.0,
-            "page": 4.0,
-            "objects": 3.0,
-            "sheet": 6.0,
-            "names": 1.5,
-        },
         tower_rate=0.3,
-        first_level=4,
+        first_level=3,
+        settled=0.2,
         questions_apart=4,
+        scheduler="constant_with_warmup",
     ),
     Stage(
         "answers",
-        steps=2600,
+        TO_ANSWER,
+        steps=4800,
         batch_size=16,
-        learning_rate=6e-3,
-        token_loss=0.2,
+        learning_rate=8e-3,
+        token_loss=0.3,
         answer_loss=1.0,
-        weights={
-            "number": 4.0,
-            "word": 7.0,
-            "shape_colour": 0.5,
-            "count": 7.0,
-            "relation": 1.5,
-            "multi_image": 5.0,
-            "direction": 1.0,
-            "order": 2.0,
-            "flash": 4.0,
-            "video_number": 6.0,
-            "page": 3.0,
-            "objects": 2.0,
-            "sheet": 3.0,
-            "names": 1.0,
-        },
         image_steps=4,
         tower_rate=0.3,
         first_level=4,
@@ -322,27 +191,12 @@ STAGES = (
     ),
     Stage(
         "conversations",
+        TO_ANSWER,
         steps=450,
         batch_size=16,
         learning_rate=4e-3,
         token_loss=0.2,
         answer_loss=1.0,
-        weights={
-            "number": 4.0,
-            "word": 7.0,
-            "shape_colour": 0.5,
-            "count": 7.0,
-            "relation": 1.5,
-            "multi_image": 5.0,
-            "direction": 1.0,
-            "order": 2.0,
-            "flash": 4.0,
-            "video_number": 6.0,
-            "page": 4.0,
-            "objects": 4.0,
-            "sheet": 3.0,
-            "names": 3.0,
-        },
         image_steps=4,
         tower_rate=0.2,
         first_level=4,
@@ -355,10 +209,11 @@ class TokenSupervised(nn.Module):
     """
     PVC with heads that name what each token of the vision tower shows, for training only.
 
-    The first is one linear layer on the compressed tokens: the classes of what, of which colour, of which rank
-    and moving which way is at POINTS^2 points of the square that the token stands for. A second one names the token's
-    place in its frame, so that what is said about a token's square can be said about where it is. A third one names
-    the object whose middle is in the square, so that counting is adding up tokens.
+    Each is one linear layer on the compressed tokens. `point_head` names the classes of what, of which colour, of
+    which rank and moving which way is at POINTS^2 points of the square that a token stands for; `shape_head` the shape
+    whose middle is in the square, its rank and its place among those alike, so that counting is finding the last one;
+    `character_head` the character of each rank whose middle is in it, so that reading is adding up tokens;
+    `place_head` the token's place in its frame, so that what is said about its square can be said about where it is.
     """
 
     def __init__(self, pvc: nn.Module, token_loss: float = 1.0, answer_loss: float = 1.0):
@@ -366,24 +221,37 @@ class TokenSupervised(nn.Module):
         self.pvc = pvc
         self.token_loss = token_loss
         self.answer_loss = answer_loss
-        self.classes = (len(WHAT_CLASSES), len(COLOUR_CLASSES), 1 + HIGHEST_RANK, len(MOTION_CLASSES))
+        what, colour, rank = len(WHAT_CLASSES), len(COLOUR_CLASSES), 1 + HIGHEST_RANK
+        self.point_classes = (what, colour, rank, len(MOTION_CLASSES))
+        self.shape_classes = (what, colour, rank, rank, rank)
         width = pvc.config.vision_config.projection_dim
-        self.head = nn.Linear(width, POINTS**2 * sum(self.classes))
-        self.middle_head = nn.Linear(width, sum(self.classes))
+        self.point_head = nn.Linear(width, POINTS**2 * sum(self.point_classes))
+        self.shape_head = nn.Linear(width, sum(self.shape_classes))
+        self.character_head = nn.Linear(width, HIGHEST_RANK * FIRST_SHAPE)
         self.place_head = nn.Linear(width, pvc.config.vision_config.tokens_per_frame)
 
-    def loss_of_tokens(self, tokens: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Sum of nine cross-entropies: `float[t, n, D], uint8[t, n, points + 1, 4] -> float[]`."""
+    def loss_of_tokens(
+        self, tokens: torch.Tensor, points: torch.Tensor, shapes: torch.Tensor, characters: torch.Tensor
+    ) -> torch.Tensor:
+        """
+        Sum of eleven cross-entropies.
+
+        `float[t, n, D], uint8[t, n, points, 4], uint8[t, n, 5], uint8[t, n, ranks] -> float[]`.
+        """
         places = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape[:2])
         loss = nn.functional.cross_entropy(self.place_head(tokens).flatten(0, 1).float(), places.flatten())
-        points, middles = labels.long().split((POINTS**2, 1), dim=2)
-        for head, named in ((self.head, points), (self.middle_head, middles)):
-            scores = head(tokens).unflatten(-1, (named.shape[2], -1)).flatten(0, 2).float()
-            for part, kind in zip(scores.split(self.classes, dim=-1), named.flatten(0, 2).unbind(-1)):
+        named = (
+            (self.point_head, self.point_classes, points),
+            (self.shape_head, self.shape_classes, shapes[:, :, None]),
+            (self.character_head, (FIRST_SHAPE,), characters[..., None]),
+        )
+        for head, classes, labels in named:
+            scores = head(tokens).unflatten(-1, (labels.shape[2], -1)).flatten(0, 2).float()
+            for part, kind in zip(scores.split(classes, dim=-1), labels.long().flatten(0, 2).unbind(-1)):
                 # Most of a picture is background, which is learned in no time.
                 weight = torch.ones(part.shape[-1], device=part.device)
                 weight[0] = BACKGROUND_WEIGHT
-                # Where nothing is known, as of the middles of a video, a mean would be NaN.
+                # Where nothing is known, as of the places of shapes that share ranks, a mean would be NaN.
                 total = weight[kind[kind != UNKNOWN]].sum().clamp(min=BACKGROUND_WEIGHT)
                 summed = nn.functional.cross_entropy(part, kind, weight=weight, ignore_index=UNKNOWN, reduction="sum")
                 loss = loss + summed / total
@@ -391,7 +259,9 @@ class TokenSupervised(nn.Module):
 
     def forward(
         self,
-        token_labels: torch.Tensor,
+        point_labels: torch.Tensor,
+        shape_labels: torch.Tensor,
+        character_labels: torch.Tensor,
         labels: torch.Tensor | None = None,
         pixel_values: torch.Tensor | None = None,
         image_grid_thw: torch.Tensor | None = None,
@@ -410,8 +280,8 @@ class TokenSupervised(nn.Module):
         losses, loss = {}, 0.0
         if self.token_loss:
             # The first step of a tile says what it shows; the later ones are free to say something else.
-            tokens = torch.cat(features.pooler_output).unflatten(0, (-1, steps, token_labels.shape[1]))[:, 0]
-            losses["token_loss"] = self.loss_of_tokens(tokens, token_labels)
+            tokens = torch.cat(features.pooler_output).unflatten(0, (-1, steps, point_labels.shape[1]))[:, 0]
+            losses["token_loss"] = self.loss_of_tokens(tokens, point_labels, shape_labels, character_labels)
             loss = self.token_loss * losses["token_loss"]
         if labels is not None:
             features.pooler_output = [features.pooler_output[visual] for visual in visuals]
@@ -498,7 +368,6 @@ def run_stage(stage: Stage, model: TokenSupervised, processor, output: Path, arg
     folder = output / stage.name
     model.token_loss, model.answer_loss = stage.token_loss, stage.answer_loss
     model.pvc.config.num_image_steps = processor.num_image_steps = stage.image_steps
-    weights = {**TASK_WEIGHTS, **stage.weights}
     steps = max(1, round(stage.steps * args.steps_scale))
     arguments = TrainingArguments(
         output_dir=str(folder),
@@ -530,14 +399,12 @@ def run_stage(stage: Stage, model: TokenSupervised, processor, output: Path, arg
             f"{args.batch_size or stage.batch_size}; start another number of processes or set `--batch-size`."
         )
     arguments.per_device_train_batch_size = batch_size
-    schedule = Schedule(weights, stage.first_level, stage.settled)
+    schedule = Schedule(stage.weights, stage.first_level, stage.settled)
     seed = stable_seed(stage.name) + args.seed
     length = steps * batch_size * processes
     dataset = DrawnSamples(length, batch_size, seed, schedule, stage.long_share, num_processes=processes)
     dataset = DrawnAhead(dataset, args.draw_ahead, arguments.process_index)
     choose_trained_parts(model, stage)
-    if stage.fresh_language_model:
-        restart_language_model(model.pvc, seed)
     vision_config = model.pvc.config.vision_config
     tokens_per_side = vision_config.grid_size // vision_config.downsample_factor
     collator = Collator(processor, tokens_per_side, bool(stage.answer_loss), stage.questions_apart)
@@ -560,17 +427,9 @@ def choose_trained_parts(model: TokenSupervised, stage: Stage) -> None:
     """What a stage has no loss or no rate for does not train; every step gives all the rest a gradient."""
     for part in (model.pvc.model.language_model, model.pvc.lm_head):
         part.requires_grad_(stage.answer_loss > 0)
-    for part in (model.head, model.middle_head, model.place_head):
+    for part in (model.point_head, model.shape_head, model.character_head, model.place_head):
         part.requires_grad_(stage.token_loss > 0)
     model.pvc.model.vision_tower.requires_grad_(stage.tower_rate > 0)
-
-
-def restart_language_model(pvc: nn.Module, seed: int) -> None:
-    """New weights for the language model, drawn as its configuration says."""
-    set_seed(seed)
-    fresh = type(pvc)(pvc.config)
-    pvc.model.language_model.load_state_dict(fresh.model.language_model.state_dict())
-    pvc.lm_head.load_state_dict(fresh.lm_head.state_dict())
 
 
 def build_model(seed: int, folder: Path | None = None) -> TokenSupervised:
