@@ -989,8 +989,7 @@ def _line_of_characters(d: Draw, room: tuple[int, int]) -> tuple[Line | None, st
     text = text.upper() if upper else text
     face = random_face(d.rng, d.split)
     smallest = smallest_font(face, text, (1.0, 1.0))
-    # Small ones more often: more of them fit, and they are the hardest to read.
-    size = round(smallest * 3.2 ** d.rng.random() ** 2)
+    size = round(smallest * 3.2 ** d.rng.random())
     degrees, shear = d.rng.uniform((-6, -0.12), (6, 0.12)) if d.chance(0.5) else (0.0, 0.0)
     spacing = d.rng.uniform(0.0, 0.25)
     while text:

@@ -40,22 +40,29 @@ from training.tasks import TASKS, TRAINING_TASKS
 
 ROOT = Path(__file__).resolve().parents[1]
 BACKGROUND_WEIGHT = 0.1
+# How much each loss of a token counts: of what is at its points (what, of which colour, of which rank, moving which
+# way), of the shape whose middle it holds (what, of which colour, three ranks), of characters, and of its own place.
+POINT_LOSSES = (1.0, 0.5, 1.0, 1.0)
+SHAPE_LOSSES = (0.4, 0.4, 0.4, 0.4, 0.4)
+CHARACTER_LOSSES = (1.0,)
+PLACE_LOSS = 0.2
+MANTISSA_BITS = 4
 NO_TASKS = dict.fromkeys((*TASKS, *TRAINING_TASKS), 0.0)
 TO_SEE = {
     **NO_TASKS,
-    "number": 3.0,
-    "word": 5.0,
-    "shape_colour": 1.0,
-    "count": 2.0,
+    "number": 5.0,
+    "word": 8.0,
+    "shape_colour": 0.5,
+    "count": 5.0,
     "relation": 1.0,
-    "multi_image": 1.0,
-    "direction": 4.0,
-    "order": 4.0,
-    "flash": 5.0,
-    "video_number": 6.0,
-    "page": 10.0,
-    "objects": 12.0,
-    "sheet": 32.0,
+    "multi_image": 1.5,
+    "direction": 6.0,
+    "order": 5.0,
+    "flash": 7.0,
+    "video_number": 9.0,
+    "page": 8.0,
+    "objects": 8.0,
+    "sheet": 22.0,
 }
 TO_ANSWER = {
     **NO_TASKS,
@@ -111,7 +118,7 @@ STAGES = (
     Stage(
         "tokens",
         TO_SEE,
-        steps=18000,
+        steps=14500,
         batch_size=32,
         learning_rate=2e-2,
         token_loss=1.0,
@@ -120,9 +127,21 @@ STAGES = (
         long_share=0.2,
     ),
     Stage(
+        "details",
+        TO_SEE,
+        steps=8000,
+        batch_size=64,
+        learning_rate=2e-2,
+        token_loss=1.0,
+        answer_loss=0.0,
+        first_level=3,
+        settled=0.1,
+        long_share=0.2,
+    ),
+    Stage(
         "names",
         {**NO_TASKS, "names": 1.0},
-        steps=1500,
+        steps=1200,
         batch_size=24,
         learning_rate=1e-2,
         token_loss=0.0,
@@ -136,7 +155,7 @@ STAGES = (
     Stage(
         "several",
         {**NO_TASKS, "multi_image": 3.0, "pairs": 4.0, "names": 1.0},
-        steps=1500,
+        steps=1200,
         batch_size=24,
         learning_rate=1e-2,
         token_loss=0.0,
@@ -150,7 +169,7 @@ STAGES = (
     Stage(
         "counting",
         {**NO_TASKS, "count": 6.0, "multi_image": 1.0, "pairs": 1.0, "objects": 1.0},
-        steps=1200,
+        steps=1000,
         batch_size=24,
         learning_rate=1e-2,
         token_loss=0.0,
@@ -165,7 +184,7 @@ STAGES = (
     Stage(
         "whole",
         TO_ANSWER,
-        steps=3600,
+        steps=8000,
         batch_size=24,
         learning_rate=1e-2,
         token_loss=0.3,
@@ -179,7 +198,7 @@ STAGES = (
     Stage(
         "answers",
         TO_ANSWER,
-        steps=4800,
+        steps=10000,
         batch_size=16,
         learning_rate=8e-3,
         token_loss=0.3,
@@ -234,27 +253,28 @@ class TokenSupervised(nn.Module):
         self, tokens: torch.Tensor, points: torch.Tensor, shapes: torch.Tensor, characters: torch.Tensor
     ) -> torch.Tensor:
         """
-        Sum of eleven cross-entropies.
+        Weighted sum of eleven cross-entropies.
 
         `float[t, n, D], uint8[t, n, points, 4], uint8[t, n, 5], uint8[t, n, ranks] -> float[]`.
         """
         places = torch.arange(tokens.shape[1], device=tokens.device).expand(tokens.shape[:2])
-        loss = nn.functional.cross_entropy(self.place_head(tokens).flatten(0, 1).float(), places.flatten())
+        place_scores = self.place_head(tokens).flatten(0, 1).float()
+        loss = PLACE_LOSS * nn.functional.cross_entropy(place_scores, places.flatten())
         named = (
-            (self.point_head, self.point_classes, points),
-            (self.shape_head, self.shape_classes, shapes[:, :, None]),
-            (self.character_head, (FIRST_SHAPE,), characters[..., None]),
+            (self.point_head, self.point_classes, POINT_LOSSES, points),
+            (self.shape_head, self.shape_classes, SHAPE_LOSSES, shapes[:, :, None]),
+            (self.character_head, (FIRST_SHAPE,), CHARACTER_LOSSES, characters[..., None]),
         )
-        for head, classes, labels in named:
-            scores = head(tokens).unflatten(-1, (labels.shape[2], -1)).flatten(0, 2).float()
-            for part, kind in zip(scores.split(classes, dim=-1), labels.long().flatten(0, 2).unbind(-1)):
+        for head, classes, counts, labels in named:
+            scores = head(tokens).unflatten(-1, (labels.shape[2], -1)).flatten(0, 2).float().split(classes, dim=-1)
+            for part, count, kind in zip(scores, counts, labels.long().flatten(0, 2).unbind(-1), strict=True):
                 # Most of a picture is background, which is learned in no time.
                 weight = torch.ones(part.shape[-1], device=part.device)
                 weight[0] = BACKGROUND_WEIGHT
                 # Where nothing is known, as of the places of shapes that share ranks, a mean would be NaN.
                 total = weight[kind[kind != UNKNOWN]].sum().clamp(min=BACKGROUND_WEIGHT)
                 summed = nn.functional.cross_entropy(part, kind, weight=weight, ignore_index=UNKNOWN, reduction="sum")
-                loss = loss + summed / total
+                loss = loss + count * summed / total
         return loss
 
     def forward(
@@ -460,9 +480,19 @@ def compile_layers(pvc: nn.Module) -> None:
         kind.forward = torch.compile(kind.forward, dynamic=True)
 
 
+def round_mantissa(weight: torch.Tensor, bits: int) -> torch.Tensor:
+    """The nearest number with `bits` binary digits after the leading one."""
+    mantissa, exponent = torch.frexp(weight)  # mantissas from 1/2 to 1
+    return torch.ldexp(torch.round(mantissa * 2 ** (bits + 1)) / 2 ** (bits + 1), exponent)
+
+
 def save_model(pvc: nn.Module, processor, folder: Path) -> None:
-    """Saves model and processor; weights are stored in bfloat16, half the size, and load as float32."""
-    weights = {name: tensor.bfloat16() for name, tensor in pvc.state_dict().items()}
+    """
+    Saves model and processor; weights are stored in bfloat16, half the size, and load as float32.
+
+    Rounded to `MANTISSA_BITS`, they come to 4.1 MB instead of 5.5 in git, which compresses them and keeps every copy.
+    """
+    weights = {name: round_mantissa(tensor, MANTISSA_BITS).bfloat16() for name, tensor in pvc.state_dict().items()}
     pvc.save_pretrained(folder, state_dict=weights)
     processor.save_pretrained(folder)
 
