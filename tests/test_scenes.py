@@ -272,9 +272,11 @@ def test_middles_are_of_what_the_labels_show(task):
             shown = {tuple(label) for label in labels[labels[..., 0] > 0][:, :3].tolist()}
             assert {(middle.what, middle.colour, middle.rank) for middle in middles} == shown
             for middle in middles:
-                y, x = np.nonzero((labels[..., :3] == middle[2:]).all(axis=-1))
-                assert y.min() - 2 <= middle.y * height <= y.max() + 3
-                assert x.min() - 2 <= middle.x * width <= x.max() + 3
+                if [other[2:] for other in middles].count(middle[2:]) == 1:
+                    y, x = np.nonzero((labels[..., :3] == middle[2:]).all(axis=-1))
+                    # Labels cover what is filled, which may begin inside the box, and a slanted neighbour may cover some.
+                    assert abs(middle.x * width - (x.min() + x.max() + 1) / 2) <= 3
+                    assert abs(middle.y * height - (y.min() + y.max() + 1) / 2) <= 3
 
 
 def test_text_stands_out_from_its_background():
@@ -384,7 +386,7 @@ def test_training_questions_about_objects(task, kinds):
             else:
                 seen["side"] += 1
                 check_side(question, answer, labels)
-    assert set(seen) == kinds and min(seen.values()) > 10, seen
+    assert set(seen) == kinds and seen.pop("list", 11) > 10 and min(seen.values()) > 20, seen
 
 
 def test_names_are_of_objects_unlike_in_shape_and_colour():
@@ -552,6 +554,8 @@ def test_what_is_different_between_two_images():
         sample = tasks.draw("pairs", seed)
         difference = dict(sample.turns)["What is different?"]
         said[difference] += 1
+        ((question, shown),) = (turn for turn in sample.turns if turn[0].startswith("What is shown in image"))
+        check_list(shown, sample.labels[int(question.rstrip("?")[-1]) - 1])
         assert (difference == "nothing") == (sample.answer == "yes")
         first, second = (names_in(label) for label in sample.labels)
         if difference in ("nothing", "place"):

@@ -30,9 +30,10 @@ from training.data import (
 from training.scenes import FIRST_SHAPE, HIGHEST_RANK, UNKNOWN, WHAT_CLASSES, Middle, tile_grid
 from training.tasks import LAST_LEVEL, VIDEO_TASKS, draw
 from training.train import (
+    MANTISSA_BITS,
     PLACE_LOSS,
     STAGES,
-    TO_ANSWER,
+    WEIGHTS_TO_ANSWER,
     MuonWithAdamW,
     TwoLossTrainer,
     build_model,
@@ -132,7 +133,7 @@ def test_labels_are_cut_as_pixels_are(processor):
 
 
 def test_a_tile_of_several_ranks_anew_the_middles_that_it_shows():
-    middles = [Middle(0.1, 0.1, 3, 1, 1), Middle(0.9, 0.75, 5, 1, 3), Middle(0.6, 0.25, 4, 1, 2)]
+    middles = [Middle(0.1, 0.1, 3, 1, 1), Middle(0.9, 0.75, 5, 1, 2), Middle(0.6, 0.25, 4, 1, 3)]
     left, right, thumbnail = cut_middles(middles, (2, 1))
     assert [(m.what, m.rank) for m in left] == [(3, 1)]
     assert [(m.what, m.rank) for m in right] == [(4, 1), (5, 2)]
@@ -161,7 +162,7 @@ def test_a_token_is_labelled_with_the_middles_in_its_square():
     assert np.argwhere(characters).tolist() == [[15, 0], [15, 1]] and characters[15, :2].tolist() == [7, 9]
     shapes, characters = label_middles([*middles, Middle(0.6, 0.2, star, red, 1), middles[3]], TOKENS_PER_SIDE)
     assert shapes[2].tolist() == [UNKNOWN] * 5 and characters[15, 0] == UNKNOWN  # two share the token
-    assert shapes[0].tolist() == [circle, red, 1, UNKNOWN, UNKNOWN]  # shapes share ranks
+    assert shapes[0].tolist() == [circle, red, UNKNOWN, UNKNOWN, UNKNOWN]  # shapes share ranks
 
 
 @pytest.mark.parametrize("task", ["number", "word"])
@@ -175,16 +176,18 @@ def test_characters_of_all_tokens_spell_the_answer(processor, task):
         assert spelt == sample.answer
 
 
-def test_the_last_place_among_the_alike_is_how_many_there_are(processor):
-    collator = Collator(processor, TOKENS_PER_SIDE, with_text=False)
-    for seed in range(8):
-        sample = draw("count", seed, "train", 1)
-        shapes = collator([sample])["shape_labels"][0]
-        (thing, *_), places = sample.middles[0], shapes[shapes[:, 0] != UNKNOWN]
-        for channel, place in ((0, 3), (1, 4)):
-            alike = [middle for middle in sample.middles[0] if middle[2 + channel] == thing[2 + channel]]
-            if len(places) == len(shapes):
-                assert places[places[:, channel] == thing[2 + channel], place].max() == len(alike)
+def test_the_last_place_among_the_alike_is_how_many_there_are():
+    checked = 0
+    for seed in range(20):
+        (middles,) = draw("count", seed, "train", 1).middles
+        shapes, _ = label_middles(middles, TOKENS_PER_SIDE)
+        if (shapes == UNKNOWN).any():  # two shapes in one token
+            continue
+        for shape, colour, *_ in shapes[shapes.any(axis=1)]:
+            same_shape, same_colour = shapes[shapes[:, 0] == shape, 3], shapes[shapes[:, 1] == colour, 4]
+            assert max(same_shape) == len(same_shape) and max(same_colour) == len(same_colour)
+            checked += len(same_shape) > 1
+    assert checked > 10
 
 
 @pytest.mark.parametrize("with_text", [True, False])
@@ -231,12 +234,14 @@ def test_the_loss_of_tokens_leaves_out_what_is_unknown(kind, name):
     model = build_model(0)
     tokens = torch.randn(1, TOKENS_PER_SIDE**2, model.place_head.in_features)
     labels = background_labels()
-    labels[kind][:] = UNKNOWN
+    labels[kind][:, 1:] = UNKNOWN
     loss = model.loss_of_tokens(tokens, *labels)
     loss.backward()
-    assert loss.isfinite() and not getattr(model, name).weight.grad.any() and model.place_head.weight.grad.any()
+    alone, (known, *_) = getattr(model, name).weight.grad, tokens[0]
+    # All that the head learns comes from the one token that is known.
+    torch.testing.assert_close(alone, (alone @ known)[:, None] * known / known.square().sum(), rtol=1e-3, atol=1e-6)
     labels[kind][:, 3] = 1
-    assert model.loss_of_tokens(tokens, *labels) > loss + 0.5
+    assert model.loss_of_tokens(tokens, *labels) > loss + 0.1
 
 
 def test_the_optimizer_trains_all_and_resumes():
@@ -280,7 +285,7 @@ def test_the_tower_has_a_rate_of_its_own(tmp_path):
 
 
 def test_an_index_alone_decides_a_sample():
-    schedule = Schedule(TO_ANSWER)
+    schedule = Schedule(WEIGHTS_TO_ANSWER)
     first, again = (DrawnSamples(640, 64, 7, schedule)[260] for _ in range(2))
     other_seed = DrawnSamples(640, 64, 8, schedule)[260]
     assert (first.question, first.answer) == (again.question, again.answer)
@@ -289,7 +294,7 @@ def test_an_index_alone_decides_a_sample():
 
 
 def test_drawing_ahead_changes_nothing():
-    samples = DrawnSamples(24, 4, 7, Schedule(TO_ANSWER))
+    samples = DrawnSamples(24, 4, 7, Schedule(WEIGHTS_TO_ANSWER))
     ahead = DrawnAhead(samples, steps=2)
     assert len(ahead) == 24
     for index in (0, 4, 9, 23, 2):
@@ -297,7 +302,7 @@ def test_drawing_ahead_changes_nothing():
 
 
 def test_each_process_draws_its_own_batches_of_one_kind():
-    samples = DrawnSamples(48, 4, 7, Schedule(TO_ANSWER), num_processes=2)
+    samples = DrawnSamples(48, 4, 7, Schedule(WEIGHTS_TO_ANSWER), num_processes=2)
     for process in range(2):
         ahead = DrawnAhead(samples, steps=3, process_index=process)
         for index in range(48):
@@ -313,7 +318,7 @@ def question_of(sample):
 
 
 def test_levels_rise_and_batches_are_of_one_kind():
-    schedule = Schedule(TO_ANSWER, settled=0.5)
+    schedule = Schedule(WEIGHTS_TO_ANSWER, settled=0.5)
     rng = np.random.default_rng(0)
     levels = [np.mean([schedule.level(progress, rng) for _ in range(300)]) for progress in (0.0, 0.2, 0.4, 1.0)]
     assert levels == sorted(levels)
@@ -331,11 +336,11 @@ def test_the_command_trains_a_language_model_alone(tmp_path):
     command += ["--batch-size", "4", "--draw-ahead", "2", "--no-compile", "--steps-scale", "0.001"]
     subprocess.run(command, cwd=ROOT, check=True)
     before = build_model(0, ROOT).pvc.state_dict()
-    after = build_model(0, tmp_path / "model").pvc.state_dict()
-    trained = {name for name, weight in before.items() if not torch.equal(weight, after[name])}
-    matrices = {name for name in before if name.endswith("proj.weight")}
-    assert trained >= {name for name in matrices if "language_model" in name}
-    assert not any("vision_tower" in name for name in trained)
+    after = torch.load(tmp_path / "names" / "final.pt", weights_only=True)
+    for name, weight in before.items():
+        assert torch.equal(weight, after[f"pvc.{name}"]) == ("vision_tower" in name), name
+    for name, weight in load_file(tmp_path / "model" / "model.safetensors").items():
+        assert torch.equal(weight.float(), round_mantissa(after[f"pvc.{name}"], MANTISSA_BITS)), name
 
 
 def test_the_command_averages_a_stage_with_what_it_started_from(tmp_path):
@@ -357,7 +362,7 @@ def test_stored_weights_are_rounded_to_the_nearest():
     assert torch.equal(round_mantissa(given, 4).bfloat16().float(), round_mantissa(given, 4))
 
 
-@pytest.mark.parametrize("name", ["tokens", "names", "counting", "answers"])
+@pytest.mark.parametrize("name", ["tokens", "names", "answers"])
 @pytest.mark.parametrize("task", ["count", "flash", "sheet"])
 def test_every_step_gives_all_that_trains_a_gradient(processor, name, task):
     """Several processes wait for each other's gradients, so none may be missing in one of them."""
@@ -377,11 +382,11 @@ def test_the_command_resumes_and_finishes(tmp_path):
     """Two tiny runs of the whole recipe, one of them cut off after its first stage, leave the same model."""
     command = [sys.executable, "-m", "training.train", "--batch-size", "4", "--draw-ahead", "2", "--no-compile"]
     command += ["--steps-scale", "0.001", "--save-steps", "1", "--logging-steps", "1"]
-    for name in ("whole", "parts"):
-        if name == "parts":
+    for name in ("at_once", "in_parts"):
+        if name == "in_parts":
             subprocess.run([*command, "--output", tmp_path / name, "--stages", "tokens"], cwd=ROOT, check=True)
         subprocess.run([*command, "--output", tmp_path / name], cwd=ROOT, check=True)
-    weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("whole", "parts")]
+    weights = [(tmp_path / name / "model" / "model.safetensors").read_bytes() for name in ("at_once", "in_parts")]
     assert weights[0] == weights[1]
-    log = json.loads((tmp_path / "whole" / "whole" / "log.json").read_text())
+    log = json.loads((tmp_path / "at_once" / "whole" / "log.json").read_text())
     assert {"answer_loss", "token_loss"} <= set(log[0])

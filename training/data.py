@@ -144,7 +144,8 @@ def cut_labels(labels: np.ndarray, grid: tuple[int, int], points: int) -> np.nda
     Labels of a picture at the points of its tiles: `uint8[h, w, 4] -> uint8[tiles, points, points, 4]`.
 
     `grid` is (columns, rows) of tiles; of several, the thumbnail comes last, as the image processor orders them. Tiles
-    are encoded one by one, so of several tiles only the thumbnail keeps its ranks.
+    are encoded one by one, so of several tiles only the thumbnail keeps its ranks: what others show in part would have
+    to be ranked by what they do not show.
     """
 
     def at(height: int, width: int) -> np.ndarray:
@@ -165,13 +166,13 @@ def cut_middles(middles: list[Middle], grid: tuple[int, int]) -> list[list[Middl
     """
     The middles that each tile of a picture shows, in shares of the tile, as `cut_labels` cuts its labels.
 
-    A tile of several ranks anew what it shows, from 1.
+    A tile of several ranks the middles that it shows anew, from left to right.
     """
     columns, rows = grid
     if columns * rows == 1:
         return [middles]
     tiles = [[] for _ in range(rows * columns)]
-    for middle in sorted(middles, key=lambda middle: middle.rank):
+    for middle in sorted(middles, key=lambda middle: middle.x):
         (column, x), (row, y) = divmod(middle.x * columns, 1), divmod(middle.y * rows, 1)
         tile = tiles[int(row) * columns + int(column)]
         tile.append(middle._replace(x=x, y=y, rank=len(tile) + 1))
@@ -182,25 +183,26 @@ def label_middles(middles: list[Middle], side: int) -> tuple[np.ndarray, np.ndar
     """
     What has its middle in the square of each token: shapes `uint8[side^2, 5]` and characters `uint8[side^2, ranks]`.
 
-    Of a shape its class, its colour, its rank, and its place among those of its shape and among those of its colour,
-    which is unknown where shapes share ranks. Of the character of each rank its class. Zero where there is none,
-    `UNKNOWN` where there are several.
+    Of a shape its class, its colour, its rank, and its place among those of its shape and among those of its colour;
+    these three are unknown where shapes share ranks. Of the character of each rank its class. Zero where there is
+    none, `UNKNOWN` where there are several.
     """
     shapes = np.zeros((side**2, 5), np.uint8)
     characters = np.zeros((side**2, HIGHEST_RANK), np.uint8)
-    among = [middle for middle in middles if middle.what >= FIRST_SHAPE]
-    ranked = len({middle.rank for middle in among}) == len(among)
+    all_shapes = [middle for middle in middles if middle.what >= FIRST_SHAPE]
+    ranked = len({middle.rank for middle in all_shapes}) == len(all_shapes)
     for middle in middles:
         token = int(middle.y * side) * side + int(middle.x * side)
         if middle.what < FIRST_SHAPE:
-            known = characters[token, middle.rank - 1]
-            characters[token, middle.rank - 1] = UNKNOWN if known else middle.what
+            taken = characters[token, middle.rank - 1]
+            characters[token, middle.rank - 1] = UNKNOWN if taken else middle.what
             continue
-        before = [other for other in among if other.rank <= middle.rank]
-        same_shape = sum(other.what == middle.what for other in before) if ranked else UNKNOWN
-        same_colour = sum(other.colour == middle.colour for other in before) if ranked else UNKNOWN
-        known = shapes[token].any()
-        shapes[token] = UNKNOWN if known else (middle.what, middle.colour, middle.rank, same_shape, same_colour)
+        so_far = [other for other in all_shapes if other.rank <= middle.rank]
+        same_shape = sum(other.what == middle.what for other in so_far)
+        same_colour = sum(other.colour == middle.colour for other in so_far)
+        ranks = (middle.rank, same_shape, same_colour) if ranked else (UNKNOWN,) * 3
+        taken = shapes[token].any()
+        shapes[token] = UNKNOWN if taken else (middle.what, middle.colour, *ranks)
     return shapes, characters
 
 
@@ -280,17 +282,17 @@ class Collator:
     def token_labels(self, samples: list[Sample]) -> dict[str, torch.Tensor]:
         """Labels of every tile or frame of a batch, grouped by token."""
         side = self.tokens_per_side
-        cuts, middles = [], []
+        cuts, named = [], []
         for sample in samples:
-            for picture, shown in zip(sample.labels, sample.middles, strict=True):
+            for picture, middles in zip(sample.labels, sample.middles, strict=True):
                 grid = (1, 1) if sample.frames else tile_grid(picture.shape[1], picture.shape[0])
                 cuts.append(cut_labels(picture, grid, side * POINTS))
-                middles += [label_middles(tile, side) for tile in cut_middles(shown, grid)]
+                named += [label_middles(tile, side) for tile in cut_middles(middles, grid)]
         points = torch.from_numpy(np.concatenate(cuts))
         # t (h r) (w s) c -> t (h w) (r s) c: the points of a token together.
         points = points.unflatten(1, (side, POINTS)).unflatten(3, (side, POINTS))
         points = points.transpose(2, 3).flatten(1, 2).flatten(2, 3)
-        shapes, characters = (torch.from_numpy(np.stack(labels)) for labels in zip(*middles, strict=True))
+        shapes, characters = (torch.from_numpy(np.stack(labels)) for labels in zip(*named, strict=True))
         return {"point_labels": points, "shape_labels": shapes, "character_labels": characters}
 
 

@@ -6,7 +6,7 @@ Design decisions:
 - Every background is one scalar field in [0, 1] mapped onto the line between two colours, so contrast with text and
   objects is checked on those two colours instead of on pixels.
 - Every object and every glyph has a name, a colour with a name, a rank (its place in the line, or in time) and a
-  motion. A `Canvas` paints it and writes these four labels in the same call, so labels cannot drift away.
+  motion. A `Canvas` paints it and writes these four labels and its middle in the same call, so they cannot drift away.
 - What the test split must not share with training (font families, textures) is stated here as one table per split.
 
 Sizes are (width, height) in pixels, as in Pillow; arrays are indexed [row, column].

@@ -11,7 +11,7 @@ which is also the distribution of the tests.
 
 import hashlib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -30,7 +30,6 @@ from .scenes import (
     SPLITS,
     TEXTURES,
     UNKNOWN,
-    WHAT_CLASSES,
     Canvas,
     Line,
     Middle,
@@ -340,9 +339,13 @@ def _scatter_on_cells(
     return placed
 
 
+def left_to_right(placed: list[tuple[Thing, tuple[int, int]]]) -> list[tuple[Thing, tuple[int, int]]]:
+    return sorted(placed, key=lambda item: item[1])
+
+
 def paint_all(canvas: Canvas, placed: list[tuple[Thing, tuple[int, int]]]) -> None:
     """Ranks run from left to right."""
-    for rank, (thing, corner) in enumerate(sorted(placed, key=lambda item: item[1]), start=1):
+    for rank, (thing, corner) in enumerate(left_to_right(placed), start=1):
         canvas.paint(thing, *corner, rank)
 
 
@@ -601,31 +604,30 @@ def same_images(d: Draw) -> Sample:
     pixels, _ = background(d, size, [thing for thing, _ in placed + changed])
     canvases = [Canvas(pixels), Canvas(_resize(pixels, second_size))]
     paint_all(canvases[0], placed)
-    for rank, (thing, corner) in enumerate(sorted(changed, key=lambda item: item[1]), start=1):
+    for rank, (thing, corner) in enumerate(left_to_right(changed), start=1):
         # The box is scaled as a whole, so that neighbours cannot come to overlap.
         box = [round(value * factor) for value in box_at(corner, thing.size)]
         mask = _resize(thing.mask, (box[2] - box[0], box[3] - box[1]))
         left = min(box[0], second_size[0] - mask.shape[1])
         top = min(box[1], second_size[1] - mask.shape[0])
         canvases[1].paint(Thing(thing.kind, thing.colour, thing.rgb, mask), left, top, rank)
+    shown = [list_of(placed), list_of(changed)]
     if d.chance(0.5):
         canvases.reverse()
+        shown.reverse()
     question = d.pick(
         ("Are the images the same?", "Are the two pictures the same?", "Do both images show the same scene?")
     )
     turns = []
     if d.split == "train":
-        lists = [
-            list_of([WHAT_CLASSES[m.what], COLOUR_CLASSES[m.colour]] for m in canvas.middles) for canvas in canvases
-        ]
-        turns = [(f"What is shown in image {number}?", shown) for number, shown in enumerate(lists, start=1)]
-        turns = [("What is different?", difference), d.pick(turns)]
+        number = d.integer(1, 2)
+        turns = [("What is different?", difference), (f"What is shown in image {number}?", shown[number - 1])]
     return _several(d, question, answer, canvases, turns)
 
 
-def list_of(names: Iterable[tuple[str, str]]) -> str:
-    """(Shape, colour) pairs as one says them."""
-    return ", ".join(map(full_name, names))
+def list_of(placed: list[tuple[Thing, tuple[int, int]]]) -> str:
+    """The names of things from left to right."""
+    return ", ".join(thing.name for thing, _ in left_to_right(placed))
 
 
 def _resize(array: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -983,7 +985,7 @@ def sheet(d: Draw) -> Sample:
 
 
 def _line_of_characters(d: Draw, room: tuple[int, int]) -> tuple[Line | None, str]:
-    """A line of random characters, as many as fit at a random readable size."""
+    """A line of random characters, about as many as fit at a random readable size."""
     alphabet, upper = d.pick(((DIGITS, False), (LETTERS, False), (LETTERS, True)))
     text = random_string(d, alphabet, 8)
     text = text.upper() if upper else text
@@ -1074,7 +1076,7 @@ def place_of(item: tuple[Thing, tuple[int, int]], size: tuple[int, int]) -> str:
 def object_questions(
     d: Draw, placed: list[tuple[Thing, tuple[int, int]]], size: tuple[int, int]
 ) -> list[tuple[str, str]]:
-    """Questions that the objects of a picture answer: of a colour, a shape, counts, places and relations.
+    """Questions that the objects of a picture answer: of a colour, a shape, counts, names, places and relations.
 
     Some questions of a place name a second object, to teach which of two names is asked for: as long as a model
     confuses the two, nothing about them tells it on which side one is of the other.
@@ -1104,11 +1106,10 @@ def more_turns(d: Draw, question: str, asked: list[tuple[str, str]], most: int) 
 
 
 def count_questions(d: Draw, placed: list[tuple[Thing, tuple[int, int]]]) -> list[tuple[str, str]]:
-    """How many objects there are in all, of the shapes of two of them, and of the colours of two, and which."""
+    """How many objects there are in all, of the shapes of two of them, and of the colours of two; and their names."""
     kinds, colours = [thing.kind for thing, _ in placed], [thing.colour for thing, _ in placed]
     asked = [(d.pick(("How many objects are there?", "Count the objects.")), str(len(placed)))]
-    ranked = sorted(placed, key=lambda item: item[1])
-    asked.append(("Name the objects from left to right.", list_of((t.kind, t.colour) for t, _ in ranked)))
+    asked.append(("Name the objects from left to right.", list_of(placed)))
     for kind in sorted(set(d.pick_several(kinds, 2))):
         plural = "crosses" if kind == "cross" else f"{kind}s"
         asked.append((d.pick((f"How many {plural} are there?", f"Count the {plural}.")), str(kinds.count(kind))))

@@ -5,17 +5,18 @@ Trains the model in this repository from nothing, on what `training/tasks.py` dr
     python -m training.train --output runs
     torchrun --standalone --nproc-per-node 2 -m training.train --output runs --no-compile    # a process for each core
 
-Seven stages, each a `Trainer` run that resumes from its last checkpoint and is skipped once finished:
+Eight stages, each a `Trainer` run that resumes from its last checkpoint and is skipped once finished:
 
 1. `tokens`: the vision tower alone learns to say what each of its tokens shows, which the generator knows: characters,
-   shapes, colours, ranks in a line or in time, motion, and what has its middle there.
-2. `names`: the language model alone learns to find what a question names. Asked for nothing else and each question in
+   shapes, colours, ranks in a line or in time, motion, what has its middle there and where that is in the frame.
+2. `details`: the same in batches of twice the size, from the full distribution.
+3. `names`: the language model alone learns to find what a question names. Asked for nothing else and each question in
    a sequence of its own, it does so within some hundred steps; mixed with everything, it did not within thousands.
-3. `several`: the language model alone, in which of several images something is, and whether two are the same.
-4. `counting`: the language model alone, how many there are.
-5. `whole`: the whole model, asked for everything; images are seen in one step (`T_img` 1).
-6. `answers`: the same in the four steps of the released models.
-7. `conversations`: the same with all the questions about a picture in one conversation; the weights are averaged with
+4. `several`: the language model alone, in which of several images something is, and whether two are the same.
+5. `counting`: the language model alone, how many there are.
+6. `whole`: the whole model, asked for everything; images are seen in one step (`T_img` 1).
+7. `answers`: the same in the four steps of the released models.
+8. `conversations`: the same with all the questions about a picture in one conversation; the weights are averaged with
    those before.
 
 Matrices are trained by Muon (https://kellerjordan.github.io/posts/muon), the rest by AdamW.
@@ -39,16 +40,22 @@ from training.tasks import TASKS, TRAINING_TASKS
 
 
 ROOT = Path(__file__).resolve().parents[1]
+# Most of a picture is background, which is learned in no time.
 BACKGROUND_WEIGHT = 0.1
-# How much each loss of a token counts: of what is at its points (what, of which colour, of which rank, moving which
-# way), of the shape whose middle it holds (what, of which colour, three ranks), of characters, and of its own place.
+# The share of each loss of a token: of what is at its points (what, of which colour, of which rank, moving which way),
+# of the shape whose middle it holds (what, of which colour, its rank, its places among those of its shape and colour),
+# of the characters whose middles it holds, and of its own place.
 POINT_LOSSES = (1.0, 0.5, 1.0, 1.0)
 SHAPE_LOSSES = (0.4, 0.4, 0.4, 0.4, 0.4)
 CHARACTER_LOSSES = (1.0,)
 PLACE_LOSS = 0.2
+
+# Binary digits that stored weights keep after the leading one.
 MANTISSA_BITS = 4
+
+# How often each task is drawn.
 NO_TASKS = dict.fromkeys((*TASKS, *TRAINING_TASKS), 0.0)
-TO_SEE = {
+WEIGHTS_TO_SEE = {
     **NO_TASKS,
     "number": 5.0,
     "word": 8.0,
@@ -64,7 +71,7 @@ TO_SEE = {
     "objects": 8.0,
     "sheet": 22.0,
 }
-TO_ANSWER = {
+WEIGHTS_TO_ANSWER = {
     **NO_TASKS,
     "number": 4.0,
     "word": 8.0,
@@ -117,7 +124,7 @@ ADAMW_LEARNING_RATE = 0.15  # of Muon's
 STAGES = (
     Stage(
         "tokens",
-        TO_SEE,
+        WEIGHTS_TO_SEE,
         steps=14500,
         batch_size=32,
         learning_rate=2e-2,
@@ -128,7 +135,7 @@ STAGES = (
     ),
     Stage(
         "details",
-        TO_SEE,
+        WEIGHTS_TO_SEE,
         steps=8000,
         batch_size=64,
         learning_rate=2e-2,
@@ -183,7 +190,7 @@ STAGES = (
     ),
     Stage(
         "whole",
-        TO_ANSWER,
+        WEIGHTS_TO_ANSWER,
         steps=8000,
         batch_size=24,
         learning_rate=1e-2,
@@ -197,7 +204,7 @@ STAGES = (
     ),
     Stage(
         "answers",
-        TO_ANSWER,
+        WEIGHTS_TO_ANSWER,
         steps=10000,
         batch_size=16,
         learning_rate=8e-3,
@@ -210,7 +217,7 @@ STAGES = (
     ),
     Stage(
         "conversations",
-        TO_ANSWER,
+        WEIGHTS_TO_ANSWER,
         steps=450,
         batch_size=16,
         learning_rate=4e-3,
@@ -230,7 +237,7 @@ class TokenSupervised(nn.Module):
 
     Each is one linear layer on the compressed tokens. `point_head` names the classes of what, of which colour, of
     which rank and moving which way is at POINTS^2 points of the square that a token stands for; `shape_head` the shape
-    whose middle is in the square, its rank and its place among those alike, so that counting is finding the last one;
+    whose middle is in the square, its colour, rank and places among its like, so that counting is finding the last;
     `character_head` the character of each rank whose middle is in it, so that reading is adding up tokens;
     `place_head` the token's place in its frame, so that what is said about its square can be said about where it is.
     """
@@ -265,16 +272,12 @@ class TokenSupervised(nn.Module):
             (self.shape_head, self.shape_classes, SHAPE_LOSSES, shapes[:, :, None]),
             (self.character_head, (FIRST_SHAPE,), CHARACTER_LOSSES, characters[..., None]),
         )
-        for head, classes, counts, labels in named:
+        for head, classes, shares, labels in named:
             scores = head(tokens).unflatten(-1, (labels.shape[2], -1)).flatten(0, 2).float().split(classes, dim=-1)
-            for part, count, kind in zip(scores, counts, labels.long().flatten(0, 2).unbind(-1), strict=True):
-                # Most of a picture is background, which is learned in no time.
+            for part, share, kind in zip(scores, shares, labels.long().flatten(0, 2).unbind(-1), strict=True):
                 weight = torch.ones(part.shape[-1], device=part.device)
                 weight[0] = BACKGROUND_WEIGHT
-                # Where nothing is known, as of the places of shapes that share ranks, a mean would be NaN.
-                total = weight[kind[kind != UNKNOWN]].sum().clamp(min=BACKGROUND_WEIGHT)
-                summed = nn.functional.cross_entropy(part, kind, weight=weight, ignore_index=UNKNOWN, reduction="sum")
-                loss = loss + count * summed / total
+                loss = loss + share * nn.functional.cross_entropy(part, kind, weight, ignore_index=UNKNOWN)
         return loss
 
     def forward(
