@@ -274,7 +274,7 @@ def test_middles_are_of_what_the_labels_show(task):
             for middle in middles:
                 if [other[2:] for other in middles].count(middle[2:]) == 1:
                     y, x = np.nonzero((labels[..., :3] == middle[2:]).all(axis=-1))
-                    # Labels cover what is filled, which may begin inside the box, and a slanted neighbour may cover some.
+                    # Labels cover what is filled, which may begin inside the box; a slanted neighbour may cover some.
                     assert abs(middle.x * width - (x.min() + x.max() + 1) / 2) <= 3
                     assert abs(middle.y * height - (y.min() + y.max() + 1) / 2) <= 3
 
