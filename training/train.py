@@ -77,7 +77,7 @@ WEIGHTS_TO_ANSWER = {
     "word": 8.0,
     "shape_colour": 0.5,
     "count": 6.0,
-    "relation": 1.5,
+    "relation": 2.0,
     "multi_image": 4.0,
     "direction": 1.0,
     "order": 1.0,
@@ -86,8 +86,8 @@ WEIGHTS_TO_ANSWER = {
     "page": 5.0,
     "objects": 3.0,
     "sheet": 4.0,
-    "names": 1.5,
-    "pairs": 2.5,
+    "names": 3.0,
+    "pairs": 3.0,
 }
 
 
@@ -175,8 +175,8 @@ STAGES = (
     ),
     Stage(
         "counting",
-        {**NO_TASKS, "count": 6.0, "multi_image": 1.0, "pairs": 1.0, "objects": 1.0},
-        steps=1000,
+        {**NO_TASKS, "count": 5.0, "multi_image": 2.0, "pairs": 3.0, "names": 4.0, "objects": 1.0},
+        steps=2000,
         batch_size=24,
         learning_rate=1e-2,
         token_loss=0.0,
@@ -194,7 +194,7 @@ STAGES = (
         steps=8000,
         batch_size=24,
         learning_rate=1e-2,
-        token_loss=0.3,
+        token_loss=0.5,
         answer_loss=1.0,
         tower_rate=0.3,
         first_level=3,
@@ -208,7 +208,7 @@ STAGES = (
         steps=10000,
         batch_size=16,
         learning_rate=8e-3,
-        token_loss=0.3,
+        token_loss=0.5,
         answer_loss=1.0,
         image_steps=4,
         tower_rate=0.3,
