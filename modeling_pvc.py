@@ -168,7 +168,8 @@ class PVCVisionEmbeddings(nn.Module):
         if pixel_values.ndim != 4 or tuple(pixel_values.shape[1:]) != expected:
             raise ValueError(
                 f"Expected pixel_values of shape (num_frames, {', '.join(map(str, expected))}), got "
-                f"{tuple(pixel_values.shape)}; PVCProcessor makes frames of that size."
+                f"{tuple(pixel_values.shape)}; PVCProcessor makes frames of that size, load_image and load_video with "
+                f"input_size={self.image_size}."
             )
         patches = self.patch_embedding(pixel_values.to(self.patch_embedding.weight.dtype)).flatten(2).transpose(1, 2)
         class_token = self.class_embedding.expand(patches.shape[0], -1, -1)

@@ -220,7 +220,7 @@ def _check_total(kind: str, token: str, text: list[str], received: int) -> None:
     if placeholders != received:
         raise ValueError(
             f"expected one {token} in the text per {kind}, received {placeholders} {token} and {received} {kind}s; "
-            f"write one placeholder per {kind} or use `apply_chat_template`"
+            f"use `apply_chat_template`, which writes them, or write one placeholder per {kind}"
         )
 
 

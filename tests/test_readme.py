@@ -45,6 +45,7 @@ def test_python_examples_answer_rightly(number):
     """Each block runs as it stands, in a fresh process, and prints the answers that its files hold."""
     done = subprocess.run([sys.executable, "-c", BLOCKS[number]], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert "processor_kwargs" not in done.stderr  # that arguments went where they no longer belong
     printed = re.findall(r"'generated_text': '([^']*)'", done.stdout) or done.stdout.splitlines()
     assert printed == EXPECTED[number]
 
