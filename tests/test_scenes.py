@@ -417,8 +417,8 @@ def test_every_image_is_asked_for_in_training():
         sample = tasks.draw("multi_image", seed)
         assert not tasks.draw("multi_image", seed, "test").turns
         for question, answer in sample.turns:
-            if question == "What is different?":
-                continue
+            if question.startswith(("What is different", "Which object of image 2", "Do both images show a")):
+                continue  # see `test_what_is_different_between_two_images`
             if question.startswith("What is shown in image"):
                 shown, label = answer, sample.labels[int(question.rstrip("?")[-1]) - 1]
             else:
@@ -552,16 +552,23 @@ def test_what_is_different_between_two_images():
     said = Counter()
     for seed in range(60):
         sample = tasks.draw("pairs", seed)
-        difference = dict(sample.turns)["What is different?"]
+        turns = {re.sub(r"(image|show) .*", r"\1", question): (question, answer) for question, answer in sample.turns}
+        assert len(turns) == 4
+        difference = turns["What is different?"][1]
         said[difference] += 1
-        ((question, shown),) = (turn for turn in sample.turns if turn[0].startswith("What is shown in image"))
-        check_list(shown, sample.labels[int(question.rstrip("?")[-1]) - 1])
-        assert (difference == "nothing") == (sample.answer == "yes")
         first, second = (names_in(label) for label in sample.labels)
+        assert (difference == "nothing") == (sample.answer == "yes")
         if difference in ("nothing", "place"):
             assert first == second
         else:
             same, other = (0, 1) if difference == "colour" else (1, 0)
             assert {name[same] for name in first} == {name[same] for name in second}
             assert {name[other] for name in first} != {name[other] for name in second}
+        question, answer = turns["What is shown in image"]
+        check_list(answer, sample.labels[int(question.rstrip("?")[-1]) - 1])
+        question, answer = turns["Do both images show"]
+        assert named(question)[0] in first and (named(question)[0] in second) == (answer == "yes")
+        changed = set(named(turns["Which object of image"][1]))
+        assert bool(changed) == (difference != "nothing")
+        assert changed == second - first or difference == "place" and len(changed & first & second) == 1
     assert set(said) == {"nothing", "colour", "shape", "place"}

@@ -611,18 +611,30 @@ def same_images(d: Draw) -> Sample:
         left = min(box[0], second_size[0] - mask.shape[1])
         top = min(box[1], second_size[1] - mask.shape[0])
         canvases[1].paint(Thing(thing.kind, thing.colour, thing.rgb, mask), left, top, rank)
-    shown = [list_of(placed), list_of(changed)]
+    scenes = [placed, changed]
     if d.chance(0.5):
         canvases.reverse()
-        shown.reverse()
+        scenes.reverse()
     question = d.pick(
         ("Are the images the same?", "Are the two pictures the same?", "Do both images show the same scene?")
     )
-    turns = []
-    if d.split == "train":
-        number = d.integer(1, 2)
-        turns = [("What is different?", difference), (f"What is shown in image {number}?", shown[number - 1])]
+    turns = _about_both(d, scenes, difference) if d.split == "train" else []
     return _several(d, question, answer, canvases, turns)
+
+
+def _about_both(d: Draw, scenes: list[list[tuple[Thing, tuple[int, int]]]], difference: str) -> list[tuple[str, str]]:
+    """What differs between two scenes. The object that has changed is easier to learn than whether one has."""
+    first, second = scenes
+    changed = [item[0].name for item in second if not any(item is other for other in first)]
+    name, number = d.pick(first)[0].name, d.integer(1, 2)
+    both = "yes" if name in [thing.name for thing, _ in second] else "no"
+    turns = [
+        ("What is different?", difference),
+        ("Which object of image 2 has changed?", changed[0] if changed else "none"),
+        (f"Do both images show a {name}?".replace(" a orange", " an orange"), both),
+        (f"What is shown in image {number}?", list_of(scenes[number - 1])),
+    ]
+    return d.pick_several(turns, len(turns))
 
 
 def list_of(placed: list[tuple[Thing, tuple[int, int]]]) -> str:

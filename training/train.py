@@ -5,7 +5,7 @@ Trains the model in this repository from nothing, on what `training/tasks.py` dr
     python -m training.train --output runs
     torchrun --standalone --nproc-per-node 2 -m training.train --output runs --no-compile    # a process for each core
 
-Eight stages, each a `Trainer` run that resumes from its last checkpoint and is skipped once finished:
+Nine stages, each a `Trainer` run that resumes from its last checkpoint and is skipped once finished:
 
 1. `tokens`: the vision tower alone learns to say what each of its tokens shows, which the generator knows: characters,
    shapes, colours, ranks in a line or in time, motion, what has its middle there and where that is in the frame.
@@ -14,9 +14,10 @@ Eight stages, each a `Trainer` run that resumes from its last checkpoint and is 
    a sequence of its own, it does so within some hundred steps; mixed with everything, it did not within thousands.
 4. `several`: the language model alone, in which of several images something is, and whether two are the same.
 5. `counting`: the language model alone, how many there are.
-6. `whole`: the whole model, asked for everything; images are seen in one step (`T_img` 1).
-7. `answers`: the same in the four steps of the released models.
-8. `conversations`: the same with all the questions about a picture in one conversation; the weights are averaged with
+6. `pairs`: the language model alone, what two images have in common and what has changed.
+7. `whole`: the whole model, asked for everything; images are seen in one step (`T_img` 1).
+8. `answers`: the same in the four steps of the released models.
+9. `conversations`: the same with all the questions about a picture in one conversation; the weights are averaged with
    those before.
 
 Matrices are trained by Muon (https://kellerjordan.github.io/posts/muon), the rest by AdamW.
@@ -186,6 +187,21 @@ STAGES = (
         settled=0.4,
         long_share=0.75,
         questions_apart=4,
+        scheduler="constant_with_warmup",
+    ),
+    Stage(
+        "pairs",
+        {**NO_TASKS, "count": 1.0, "multi_image": 1.0, "pairs": 6.0, "names": 2.0},
+        steps=1500,
+        batch_size=24,
+        learning_rate=1e-2,
+        token_loss=0.0,
+        answer_loss=1.0,
+        tower_rate=0.0,
+        first_level=2,
+        settled=0.5,
+        long_share=0.75,
+        questions_apart=3,
         scheduler="constant_with_warmup",
     ),
     Stage(
