@@ -192,7 +192,7 @@ STAGES = (
     Stage(
         "pairs",
         {**NO_TASKS, "count": 1.0, "multi_image": 1.0, "pairs": 6.0, "names": 2.0},
-        steps=1500,
+        steps=2200,
         batch_size=24,
         learning_rate=1e-2,
         token_loss=0.0,
