@@ -12,9 +12,9 @@ Nine stages, each a `Trainer` run that resumes from its last checkpoint and is s
 2. `details`: the same in batches of twice the size, from the full distribution.
 3. `names`: the language model alone learns to find what a question names. Asked for nothing else and each question in
    a sequence of its own, it does so within some hundred steps; mixed with everything, it did not within thousands.
-4. `several`: the language model alone, in which of several images something is, and whether two are the same.
+4. `several`: the language model alone, in which of several images something is.
 5. `counting`: the language model alone, how many there are.
-6. `pairs`: the language model alone, what two images have in common and what has changed.
+6. `pairs`: the language model alone, whether two images are the same, beside easier questions about what they share.
 7. `whole`: the whole model, asked for everything; images are seen in one step (`T_img` 1).
 8. `answers`: the same in the four steps of the released models.
 9. `conversations`: the same with all the questions about a picture in one conversation; the weights are averaged with
