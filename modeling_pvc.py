@@ -21,10 +21,11 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
-from transformers import AutoModel, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers import AutoModel, GenerationMixin, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
 from transformers.cache_utils import Cache
@@ -41,7 +42,9 @@ from transformers.utils import TransformersKwargs, torch_compilable_check
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import capture_outputs
 
+from .chat_pvc import PVCChatMixin
 from .configuration_pvc import PVCConfig, PVCVisionConfig
+from .streaming_pvc import PVCStream
 
 
 # Width of the sinusoid and its longest wavelength over 2 pi, as in DiT (arXiv 2212.09748, `TimestepEmbedder`).
@@ -59,14 +62,23 @@ def relative_timestamps(
     """
     tau_i = i / T of every step, clip after clip: `int[b], int[b], int[b] -> float32[sum of steps_per_clip]`.
 
-    Built on the device from host integers, so no transfer waits for it.
+    Built on the device from host integers, so no transfer waits for it. A stream that outlives its horizon stays at
+    its last timestamp, as tau is below 1.
     """
     return torch.cat(
         [
-            torch.arange(past, past + steps, dtype=torch.float32, device=device) / horizon
+            torch.arange(past, past + steps, dtype=torch.float32, device=device).clamp(max=horizon - 1) / horizon
             for steps, past, horizon in zip(steps_per_clip, past_steps, num_steps)
         ]
     )
+
+
+def count_steps(frames_per_clip: Sequence[int], num_repeats: int | Sequence[int]) -> list[int]:
+    """Steps of each clip, whose frames are repeated all alike or each for itself."""
+    if isinstance(num_repeats, int):
+        return [num_frames * num_repeats for num_frames in frames_per_clip]
+    repeats = iter(num_repeats)
+    return [sum(itertools.islice(repeats, num_frames)) for num_frames in frames_per_clip]
 
 
 def fold_clips(hidden_states: torch.Tensor, num_clips: int) -> torch.Tensor:
@@ -77,6 +89,13 @@ def fold_clips(hidden_states: torch.Tensor, num_clips: int) -> torch.Tensor:
 def unfold_clips(hidden_states: torch.Tensor, num_clips: int) -> torch.Tensor:
     """`(b n) t d -> (b t) n d`: the inverse of `fold_clips`."""
     return hidden_states.unflatten(0, (num_clips, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def in_chunks(function: Callable, size: int | None, *states: torch.Tensor, dim: int = 0) -> torch.Tensor:
+    """`function(*states)`, on `size` entries of `dim` at a time (None: all), so that its memory is that of `size`."""
+    if size is None or size >= states[0].shape[dim]:
+        return function(*states)
+    return torch.cat([function(*parts) for parts in zip(*(x.split(size, dim) for x in states))], dim)
 
 
 def on_host(grid_thw: torch.Tensor | Sequence[Sequence[int]] | None) -> Sequence[Sequence[int]] | None:
@@ -305,7 +324,10 @@ class PVCVisionLayer(GradientCheckpointingLayer):
         self.mlp = PVCMLP(config)
         self.ls2 = nn.Parameter(torch.empty(config.hidden_size))
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: torch.Tensor, chunk_size: int | None = None) -> torch.Tensor:
+        return in_chunks(self.within_frames, chunk_size, hidden_states)
+
+    def within_frames(self, hidden_states: torch.Tensor) -> torch.Tensor:
         attention_output, _ = self.attention(self.norm1(hidden_states))
         hidden_states = hidden_states + self.ls1 * attention_output
         return hidden_states + self.ls2 * self.mlp(self.norm2(hidden_states))
@@ -334,6 +356,21 @@ class PVCProgressiveLayer(PVCVisionLayer):
         self.temporal_attention = PVCAttention(config, is_causal=True, layer_idx=layer_idx)
 
     def forward(
+        self,
+        hidden_states: torch.Tensor,
+        time_embeds: torch.Tensor,
+        clip_runs: Sequence["PVCClipRun"],
+        chunk_size: int | None = None,
+    ) -> torch.Tensor:
+        along_time = partial(self.along_time, time_embeds=time_embeds, clip_runs=clip_runs)
+        # As many patch positions of all steps as `chunk_size` steps have patches; a cache takes all positions at once.
+        positions = None
+        if chunk_size is not None and all(run.cache is None for run in clip_runs):
+            positions = max(1, chunk_size * hidden_states.shape[1] // hidden_states.shape[0])
+        hidden_states = hidden_states + in_chunks(along_time, positions, hidden_states, dim=1)
+        return super().forward(hidden_states, chunk_size)
+
+    def along_time(
         self, hidden_states: torch.Tensor, time_embeds: torch.Tensor, clip_runs: Sequence["PVCClipRun"]
     ) -> torch.Tensor:
         normed = self.temporal_norm(hidden_states, time_embeds)
@@ -344,7 +381,7 @@ class PVCProgressiveLayer(PVCVisionLayer):
             mask = None if run.attention_mask is None else run.attention_mask.to(states.device)
             states, _ = self.temporal_attention(states, mask, run.cache)
             outputs.append(unfold_clips(states, run.num_clips))
-        return super().forward(hidden_states + torch.cat(outputs))
+        return torch.cat(outputs)
 
 
 @dataclass
@@ -455,9 +492,10 @@ class PVCVisionModel(PVCPreTrainedModel):
         self,
         pixel_values: torch.Tensor,
         frames_per_clip: Sequence[int] | None = None,
-        num_repeats: int = 1,
+        num_repeats: int | Sequence[int] = 1,
         temporal_cache: Sequence[Cache] | None = None,
         num_steps: Sequence[int] | None = None,
+        encoder_chunk_size: int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         r"""
@@ -466,13 +504,17 @@ class PVCVisionModel(PVCPreTrainedModel):
                 Unique frames, normalised, clip after clip.
             frames_per_clip (`Sequence[int]`, *optional*):
                 Frames of each clip, host integers that sum to `num_frames`. Every frame its own clip if not given.
-            num_repeats (`int`, *optional*, defaults to 1):
-                Steps per frame: `num_image_steps` for images, 1 for videos.
+            num_repeats (`int` or `Sequence[int]`, *optional*, defaults to 1):
+                Steps per frame: `num_image_steps` for images, 1 for videos. A sequence gives each frame its own, as
+                where neighbouring frames of a video are identical.
             temporal_cache (`Sequence[Cache]`, *optional*):
-                One `DynamicCache` per clip with the keys and values of its earlier steps; updated in place. Frames
-                given in any split through it give the features of the whole clip.
+                One [`PVCTemporalCache`] per clip with the keys and values of its earlier steps; updated in place.
+                Frames given in any split through it give the features of the whole clip.
             num_steps (`Sequence[int]`, *optional*):
                 The horizon T of each clip, required with a cache. The steps given, if not given.
+            encoder_chunk_size (`int`, *optional*):
+                Steps of which a layer computes activations at a time; features are the same. Besides them, memory
+                holds three times the hidden states of all steps. Those that fit `config.memory_budget`, if not given.
 
         Returns:
             `BaseModelOutputWithPooling` with `last_hidden_state` of shape `(steps, 1 + num_patches, hidden_size)`,
@@ -480,38 +522,65 @@ class PVCVisionModel(PVCPreTrainedModel):
 
         Raises:
             ValueError: if the clips do not add up to the frames, a description has not one entry per clip, or a cache
-                comes without a horizon.
+                comes without a horizon or has reached it.
         """
         if frames_per_clip is None:
             frames_per_clip = [1] * pixel_values.shape[0]
-        self._check_clips(pixel_values.shape[0], frames_per_clip, temporal_cache, num_steps)
-        steps_per_clip = [num_frames * num_repeats for num_frames in frames_per_clip]
+        self._check_clips(pixel_values.shape[0], frames_per_clip, num_repeats, temporal_cache, num_steps)
+        steps_per_clip = count_steps(frames_per_clip, num_repeats)
         past_steps = [0] * len(steps_per_clip)
         if temporal_cache is not None:
             past_steps = [cache.get_seq_length() for cache in temporal_cache]
+            self._check_horizon(steps_per_clip, past_steps, num_steps, temporal_cache)
         if num_steps is None:
             num_steps = steps_per_clip
+        chunk_size = self.steps_that_fit() if encoder_chunk_size is None else encoder_chunk_size
 
-        hidden_states = self.embeddings(pixel_values)
+        hidden_states = in_chunks(self.embeddings, chunk_size, pixel_values)
         for layer in self.shared_layers:
-            hidden_states = layer(hidden_states)
-        hidden_states = hidden_states.repeat_interleave(num_repeats, dim=0)
+            hidden_states = layer(hidden_states, chunk_size)
+        if not isinstance(num_repeats, int):
+            num_repeats = torch.tensor(num_repeats, device=hidden_states.device)
+        hidden_states = hidden_states.repeat_interleave(num_repeats, dim=0, output_size=sum(steps_per_clip))
         timestamps = relative_timestamps(steps_per_clip, past_steps, num_steps, hidden_states.device)
         time_embeds = self.time_embedding(timestamps)
         clip_runs = self._clip_runs(hidden_states, steps_per_clip, temporal_cache)
         for layer in self.progressive_layers:
-            hidden_states = layer(hidden_states, time_embeds, clip_runs)
+            hidden_states = layer(hidden_states, time_embeds, clip_runs, chunk_size)
 
         return BaseModelOutputWithPooling(
             last_hidden_state=hidden_states,
-            pooler_output=self.compressor(hidden_states[:, 1:], timestamps),
+            pooler_output=in_chunks(self.compressor, chunk_size, hidden_states[:, 1:], timestamps),
         )
 
-    def _check_clips(self, num_frames: int, frames_per_clip: Sequence[int], temporal_cache, num_steps):
+    def steps_that_fit(self) -> int:
+        """Steps whose activations fit `config.memory_budget`, counted where they are widest: in the MLP."""
+        config = self.config
+        patches = 1 + config.grid_size**2
+        values = patches * (3 * config.hidden_size + 2 * config.intermediate_size)
+        if config._attn_implementation == "eager":  # trf-ignore: TRF051 (a count: eager holds all scores at once)
+            values += 2 * config.num_attention_heads * patches**2
+        return max(1, config.memory_budget // (values * self.dtype.itemsize))
+
+    @staticmethod
+    def _check_horizon(steps_per_clip: Sequence[int], past_steps: Sequence[int], num_steps, temporal_cache):
+        for steps, past, horizon, cache in zip(steps_per_clip, past_steps, num_steps, temporal_cache):
+            if past + steps > horizon and not getattr(cache, "is_bounded", False):
+                raise ValueError(
+                    f"Expected at most num_steps = {horizon} steps of a clip, got {past + steps}; give its length, or "
+                    "watch what has no end through a PVCTemporalCache with a window."
+                )
+
+    def _check_clips(self, num_frames: int, frames_per_clip: Sequence[int], num_repeats, temporal_cache, num_steps):
         if sum(frames_per_clip) != num_frames or min(frames_per_clip, default=0) < 1:
             raise ValueError(
                 f"Expected frames_per_clip of positive integers that sum to the {num_frames} frames given, got "
                 f"{list(frames_per_clip)}; describe each clip once."
+            )
+        if not isinstance(num_repeats, int) and (len(num_repeats) != num_frames or min(num_repeats) < 1):
+            raise ValueError(
+                f"Expected num_repeats, one positive integer or one for each of the {num_frames} frames, got "
+                f"{list(num_repeats)}."
             )
         if temporal_cache is not None and not self.progressive_layers:
             raise ValueError(
@@ -567,6 +636,7 @@ class PVCModel(PVCPreTrainedModel):
                 Tiles, image after image.
             image_grid_thw (`torch.Tensor` of shape `(num_images, 3)` or nested list, *optional*):
                 `[tiles, 1, 1]` of each image. Every tile its own image if not given.
+            kwargs: `encoder_chunk_size` and other arguments of the vision tower.
 
         Returns:
             `BaseModelOutputWithPooling` whose `pooler_output` holds, per image, `(tokens, hidden_size)`: tile after
@@ -598,6 +668,7 @@ class PVCModel(PVCPreTrainedModel):
             video_grid_thw (`torch.Tensor` of shape `(num_videos, 3)` or nested list, *optional*):
                 `[frames, 1, 1]` of each video; with k tiles a frame the last two multiply to k. All frames are one
                 video if not given.
+            kwargs: `encoder_chunk_size` and other arguments of the vision tower.
 
         Returns:
             `BaseModelOutputWithPooling` whose `pooler_output` holds, per video, `(tokens, hidden_size)`: frame after
@@ -663,6 +734,7 @@ class PVCModel(PVCPreTrainedModel):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        encoder_chunk_size: int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> PVCModelOutputWithPast:
         r"""
@@ -672,6 +744,8 @@ class PVCModel(PVCPreTrainedModel):
             mm_encoder_outputs (`dict[str, BaseModelOutputWithPooling]`, *optional*):
                 What `get_image_features` ("image") and `get_video_features` ("video") returned, to encode once and
                 ask many times.
+            encoder_chunk_size (`int`, *optional*):
+                As in [`PVCVisionModel`].
 
         Raises:
             ValueError: if not exactly one of `input_ids` and `inputs_embeds` is given, if a modality comes both as
@@ -688,10 +762,11 @@ class PVCModel(PVCPreTrainedModel):
         for modality, pixels in (("image", pixel_values), ("video", pixel_values_videos)):
             if pixels is not None and encoded.get(modality) is not None:
                 raise ValueError(f"Expected pixels or mm_encoder_outputs of {modality}s, got both; drop either.")
+        settings = {"encoder_chunk_size": encoder_chunk_size, "return_dict": True}
         if pixel_values is not None:
-            encoded["image"] = self.get_image_features(pixel_values, image_grid_thw, return_dict=True)
+            encoded["image"] = self.get_image_features(pixel_values, image_grid_thw, **settings)
         if pixel_values_videos is not None:
-            encoded["video"] = self.get_video_features(pixel_values_videos, video_grid_thw, return_dict=True)
+            encoded["video"] = self.get_video_features(pixel_values_videos, video_grid_thw, **settings)
 
         features = {}
         token_ids = {"image": self.config.image_token_id, "video": self.config.video_token_id}
@@ -725,7 +800,7 @@ class PVCModel(PVCPreTrainedModel):
 
 
 # trf-ignore: TRF057
-class PVCForConditionalGeneration(PVCPreTrainedModel, GenerationMixin):
+class PVCForConditionalGeneration(PVCPreTrainedModel, GenerationMixin, PVCChatMixin):
     """PVC with a language model head, for questions about images and videos."""
 
     _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
@@ -767,6 +842,7 @@ class PVCForConditionalGeneration(PVCPreTrainedModel, GenerationMixin):
         labels: torch.LongTensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
+        encoder_chunk_size: int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> PVCCausalLMOutputWithPast:
         r"""
@@ -789,6 +865,7 @@ class PVCForConditionalGeneration(PVCPreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             mm_encoder_outputs=mm_encoder_outputs,
+            encoder_chunk_size=encoder_chunk_size,
             **kwargs,
         )
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
@@ -806,98 +883,9 @@ class PVCForConditionalGeneration(PVCPreTrainedModel, GenerationMixin):
             video_hidden_states=outputs.video_hidden_states,
         )
 
-    @torch.no_grad()
-    def chat(
-        self,
-        tokenizer,
-        pixel_values: torch.Tensor | None,
-        question: str,
-        generation_config: GenerationConfig | dict,
-        history: list[tuple[str, str]] | None = None,
-        return_history: bool = False,
-        num_patches_list: Sequence[int] | None = None,
-        data_flag: torch.Tensor | Sequence[int] | None = None,
-        split_sizes: Sequence[int] | None = None,
-    ) -> str | tuple[str, list[tuple[str, str]]]:
-        r"""
-        One turn of a conversation, in the form that PVC and InternVL published.
-
-        Args:
-            tokenizer: the tokenizer of this checkpoint.
-            pixel_values (`torch.Tensor` of shape `(num_rows, num_channels, height, width)`, *optional*):
-                What `load_image` or `load_video` returned, concatenated; the rows of earlier turns included.
-            question (`str`):
-                `<image>` stands for an image or a video frame; put first if a first question with pixels has none.
-            generation_config (`GenerationConfig` or `dict`):
-                Settings of `generate`, which ends at `<|im_end|>`.
-            history (`list[tuple[str, str]]`, *optional*), return_history (`bool`, defaults to `False`):
-                Questions and answers so far; whether to return them with this turn.
-            num_patches_list (`Sequence[int]`, *optional*):
-                Rows of each `<image>`: tiles of an image or of a frame. One image, or one row a frame, if not given.
-            data_flag (`torch.Tensor` or `Sequence[int]`, *optional*):
-                1 for a single image, 2 for several images, 3 for the frames of a video.
-            split_sizes (`Sequence[int]`, *optional*):
-                Rows of each conversation of a batch in the published code. Here there is one, so they sum to the rows.
-
-        Raises:
-            ValueError: if the rows, `<image>`s and descriptions disagree.
-        """
-        history = list(history or [])
-        num_rows = 0 if pixel_values is None else pixel_values.shape[0]
-        is_video = data_flag is not None and int(torch.as_tensor(data_flag).flatten()[0]) == 3
-        if num_patches_list is not None:
-            rows = list(num_patches_list)
-        else:
-            rows = [1] * num_rows if is_video else [num_rows] * bool(num_rows)
-        if num_rows and not history and "<image>" not in question:
-            labels = [f"Frame{number}: " for number in range(1, len(rows) + 1)] if is_video else [""]
-            question = "".join(f"{label}<image>\n" for label in labels) + question
-        asked = [*(question for question, _ in history), question]
-        self._check_chat(rows, num_rows, sum(text.count("<image>") for text in asked), split_sizes, is_video)
-
-        # A noncharacter holds the place of each visual, because the template makes markup in a user's text harmless.
-        keeper = "\ufdd0"
-        marked = [text.replace(keeper, "").replace("<image>", keeper) for text in asked]
-        messages = []
-        for text, (_, answer) in zip(marked, [*history, (None, None)]):
-            messages.append({"role": "user", "content": text})
-            messages.append({"role": "assistant", "content": answer})
-        prompt = tokenizer.apply_chat_template(messages[:-1], tokenize=False, add_generation_prompt=True)
-        per_row = self.config.vision_config.tokens_per_frame if is_video else self.config.tokens_per_tile
-        token = tokenizer.convert_ids_to_tokens(self.config.video_token_id if is_video else self.config.image_token_id)
-        for count in rows:
-            prompt = prompt.replace(keeper, f"<img>{token * (count * per_row)}</img>", 1)
-
-        inputs = tokenizer(prompt, return_tensors="pt").to(self.device)
-        if num_rows:
-            pixels = pixel_values.to(self.device, self.dtype)
-            if is_video:
-                inputs.update(pixel_values_videos=pixels, video_grid_thw=torch.tensor([[len(rows), rows[0], 1]]))
-            else:
-                inputs.update(pixel_values=pixels, image_grid_thw=torch.tensor([[count, 1, 1] for count in rows]))
-        settings = generation_config if isinstance(generation_config, dict) else generation_config.to_diff_dict()
-        settings = {"eos_token_id": tokenizer.convert_tokens_to_ids("<|im_end|>"), **settings}
-        generated = self.generate(**inputs, **settings)[:, inputs["input_ids"].shape[1] :]
-        answer = tokenizer.batch_decode(generated, skip_special_tokens=True)[0].strip()
-        return (answer, [*history, (asked[-1], answer)]) if return_history else answer
-
-    @staticmethod
-    def _check_chat(rows: list[int], num_rows: int, num_marks: int, split_sizes: Sequence[int] | None, is_video: bool):
-        for name, sizes in (("num_patches_list", rows), ("split_sizes", split_sizes)):
-            if sizes is not None and sum(sizes) != num_rows:
-                raise ValueError(
-                    f"Expected {name} to sum to the {num_rows} rows of pixel_values, got {list(sizes)}; give the rows "
-                    "of every image or frame."
-                )
-        if len(rows) != num_marks:
-            raise ValueError(
-                f"Expected one <image> for each of the {len(rows)} entries of num_patches_list, got {num_marks} in "
-                "the question and its history; add or remove <image>."
-            )
-        if is_video and len(set(rows)) > 1:
-            raise ValueError(
-                f"Expected frames of equally many tiles in a video, got {rows}; load them with one max_num."
-            )
+    def stream(self, processor, **settings) -> PVCStream:
+        """A [`PVCStream`]: frames, images and questions as they come. `settings` are its arguments."""
+        return PVCStream(self, processor, **settings)
 
 
 # trf-ignore: TRF057

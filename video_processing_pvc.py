@@ -9,8 +9,10 @@ Design decisions:
 - Backends are tried in the order torchcodec, PyAV, decord, and imported only when a file is opened.
 """
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -508,25 +510,16 @@ class PVCVideoProcessor(BaseVideoProcessor):
         videos = make_list_of_videos(videos)
         entries = make_list_of_metadata(kwargs.pop("video_metadata"), len(videos))
         loaded = [self._load(video, entry, kwargs) for video, entry in zip(videos, entries)]
-        if any(clip.shape[1] != 3 for clip, _ in loaded) and not kwargs["do_convert_rgb"]:
-            channels = sorted({clip.shape[1] for clip, _ in loaded})
-            raise ValueError(f"expected frames of 3 channels, received {channels}; pass `do_convert_rgb=True`")
         clips = [clip for clip, _ in loaded]
         size = kwargs["size"]
+        for clip in clips:
+            check_channels(clip)
         shapes = sorted({tuple(clip.shape[2:]) for clip in clips})
-        if len(shapes) > 1 and not kwargs["do_resize"]:
+        if len(shapes) > 1:
             raise ValueError(f"expected frames of one size, received {shapes}; pass `do_resize=True`")
         grid = torch.tensor([[len(clip), 1, 1] for clip in clips], dtype=torch.int64).reshape(-1, 3)
         pixels = torch.cat(clips) if clips else torch.zeros(0, 3, size.height, size.width)
-        pixels = self.rescale_and_normalize(
-            pixels,
-            kwargs["do_rescale"],
-            kwargs["rescale_factor"],
-            kwargs["do_normalize"],
-            kwargs["image_mean"],
-            kwargs["image_std"],
-        )
-        data = {"pixel_values_videos": pixels.float(), "video_grid_thw": grid}
+        data = {"pixel_values_videos": self.normalise(pixels, kwargs), "video_grid_thw": grid}
         outputs = BatchFeature(data, tensor_type=kwargs["return_tensors"])
         if kwargs["return_metadata"]:
             outputs["video_metadata"] = [metadata for _, metadata in loaded]
@@ -552,15 +545,41 @@ class PVCVideoProcessor(BaseVideoProcessor):
         check_size(settings["size"])
         return settings
 
+    def stream(self, video, frames_per_chunk: int = 8, **kwargs: Unpack[PVCVideoProcessorKwargs]) -> "PVCVideoStream":
+        """
+        One video in chunks, each decoded while the one before is worked on; the whole is never in memory.
+
+        Args:
+            video: a video in any form that the class lists.
+            frames_per_chunk (`int`, *optional*, defaults to 8): frames of a chunk.
+            kwargs: settings that differ from this processor's, for this call only.
+
+        Raises:
+            ValueError: a file that cannot be opened; one that cannot be read to its end fails at that chunk.
+        """
+        if frames_per_chunk < 1:
+            raise ValueError(f"expected frames_per_chunk of at least 1, received {frames_per_chunk}")
+        validate_typed_dict(self.valid_kwargs, kwargs)
+        settings = self.with_defaults(kwargs)
+        opened = self._open(video, settings["video_metadata"], settings)
+        return PVCVideoStream(self, opened, frames_per_chunk, settings)
+
     def _load(self, video, entry, settings: dict) -> tuple[torch.Tensor, PVCVideoMetadata]:
         """One video in any form -> uint8[T, 3, H, W] at the model's size, and its metadata."""
+        opened = self._open(video, entry, settings)
+        unique = sorted(set(opened.indices))
+        clip, (height, width) = self._collect(opened.frames(unique), len(unique), settings)
+        return repeat_rows(clip, unique, opened.indices), opened.describe(height, width)
+
+    def _open(self, video, entry, settings: dict) -> "OpenVideo":
+        """What is known of a video before its frames are read, and how to read them."""
         if isinstance(video, dict):
             video, entry = _unpack_dict(video, entry)
         if isinstance(video, (np.ndarray, torch.Tensor, list, tuple)):
-            return self._load_frames(video, entry, settings)
-        return self._load_file(video, settings)
+            return self._open_frames(video, entry, settings)
+        return self._open_file(video, settings)
 
-    def _load_frames(self, frames, entry, settings: dict) -> tuple[torch.Tensor, PVCVideoMetadata]:
+    def _open_frames(self, frames, entry, settings: dict) -> "OpenVideo":
         if len(frames) == 0:
             raise ValueError("expected a video with frames, received one of length 0")
         metadata = _metadata_of_frames(entry, len(frames))
@@ -569,46 +588,33 @@ class PVCVideoProcessor(BaseVideoProcessor):
         else:
             indices = list(range(len(frames)))
         to_tensor = _frame_reader(frames, settings)
-        unique = sorted(set(indices))
-        clip = self._collect((to_tensor(frames[index]) for index in unique), len(unique), settings)
-        metadata.height, metadata.width = metadata.height or clip[1][0], metadata.width or clip[1][1]
-        if settings["do_sample_frames"] or metadata.frames_indices is None:
-            source = metadata.frames_indices or range(len(frames))
-            metadata.frames_indices = [int(source[index]) for index in indices]
-        if metadata.frame_times is not None:
-            metadata.frame_times = [metadata.frame_times[index] for index in indices]
-        elif metadata.fps is not None:
-            metadata.frame_times = [index / metadata.fps for index in metadata.frames_indices]
-        return repeat_rows(clip[0], unique, indices), metadata
+        source, times = metadata.frames_indices or range(len(frames)), metadata.frame_times
+        if times is None and metadata.fps is not None:
+            times = [index / metadata.fps for index in source]
 
-    def _load_file(self, source, settings: dict) -> tuple[torch.Tensor, PVCVideoMetadata]:
+        def read(chosen: list[int]) -> Iterator[torch.Tensor]:
+            return (to_tensor(frames[index]) for index in chosen)
+
+        return OpenVideo(metadata, indices, read, lambda: times, source)
+
+    def _open_file(self, source, settings: dict) -> "OpenVideo":
         reader = choose_reader(settings["video_backend"])(read_source(source))
-        times = reader.times()
         metadata = PVCVideoMetadata(
             total_num_frames=reader.total,
             fps=reader.fps,
             duration=reader.total / reader.fps if reader.fps else None,
             video_backend=reader.name,
-            frame_times=times.tolist(),
+            frame_times=reader.times().tolist(),
         )
         indices = self.sample_frames(metadata, **_sampling(settings)).tolist()
-        unique = sorted(set(indices))
-        clip, (height, width) = self._collect(reader.frames(unique), len(unique), settings)
-        times = reader.times()
-        metadata.height, metadata.width, metadata.frames_indices = height, width, indices
-        metadata.frame_times = [float(times[index]) for index in indices]
-        return repeat_rows(clip, unique, indices), metadata
+        return OpenVideo(metadata, indices, reader.frames, reader.times, range(reader.total))
 
     def _collect(self, frames: Iterator[torch.Tensor], total: int, settings: dict):
         """Resize frames as they arrive -> (uint8[T, 3, H, W], native (height, width) of the first)."""
-        size, clip, native = settings["size"], None, None
+        clip, native = None, None
         for done, frame in enumerate(frames, start=1):
             native = native or tuple(frame.shape[-2:])
-            frame = frame if settings["device"] is None else frame.to(settings["device"])
-            if settings["do_resize"]:
-                frame = self.resize(frame[None], SizeDict(height=size.height, width=size.width), settings["resample"])[
-                    0
-                ]
+            frame = self.resize_frame(frame, settings)
             if clip is None:
                 clip = torch.empty(total, *frame.shape, dtype=frame.dtype, device=frame.device)
             if clip.shape[1:] != frame.shape:
@@ -618,6 +624,20 @@ class PVCVideoProcessor(BaseVideoProcessor):
             if settings["progress"] is not None:
                 settings["progress"](done, total)
         return clip, native
+
+    def resize_frame(self, frame: torch.Tensor, settings: dict) -> torch.Tensor:
+        """uint8[3, H, W] -> uint8[3, size.height, size.width], on the device of the settings."""
+        frame = frame if settings["device"] is None else frame.to(settings["device"])
+        if not settings["do_resize"]:
+            return frame
+        size = SizeDict(height=settings["size"].height, width=settings["size"].width)
+        return self.resize(frame[None], size, settings["resample"])[0]
+
+    def normalise(self, pixels: torch.Tensor, settings: dict) -> torch.Tensor:
+        """uint8[T, 3, H, W] -> float32[T, 3, H, W]."""
+        check_channels(pixels)
+        names = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+        return self.rescale_and_normalize(pixels, *(settings[name] for name in names)).float()
 
     def sample_frames(
         self,
@@ -662,14 +682,94 @@ class PVCVideoProcessor(BaseVideoProcessor):
         settings = self.with_defaults({"do_resize": False})
         if sample_indices_fn is None:
             return self._load(video_url_or_urls, None, settings)
-        reader = choose_reader(settings["video_backend"])(read_source(video_url_or_urls))
-        times = reader.times()
-        metadata = PVCVideoMetadata(reader.total, fps=reader.fps, video_backend=reader.name)
-        indices = [int(index) for index in sample_indices_fn(metadata=metadata)]
-        unique = sorted(set(indices))
-        clip, (metadata.height, metadata.width) = self._collect(reader.frames(unique), len(unique), settings)
-        metadata.frames_indices, metadata.frame_times = indices, [float(times[index]) for index in indices]
-        return repeat_rows(clip, unique, indices), metadata
+        opened = self._open_file(video_url_or_urls, settings)
+        opened.indices = [int(index) for index in sample_indices_fn(metadata=opened.metadata)]
+        unique = sorted(set(opened.indices))
+        clip, (height, width) = self._collect(opened.frames(unique), len(unique), settings)
+        return repeat_rows(clip, unique, opened.indices), opened.describe(height, width)
+
+
+@dataclass
+class OpenVideo:
+    """A video before its frames are read: `indices` were chosen, and `frames` yields those of ascending ones."""
+
+    metadata: PVCVideoMetadata
+    indices: list[int]
+    frames: Callable[[list[int]], Iterator[torch.Tensor]]
+    times: Callable[[], list[float] | np.ndarray | None]
+    source: list[int] | range
+
+    def describe(self, height: int, width: int) -> PVCVideoMetadata:
+        """The metadata of what was taken; torchcodec knows exact times only once frames are decoded."""
+        metadata, times = self.metadata, self.times()
+        metadata.height, metadata.width = metadata.height or height, metadata.width or width
+        metadata.frames_indices = [int(self.source[index]) for index in self.indices]
+        metadata.frame_times = None if times is None else [float(times[index]) for index in self.indices]
+        return metadata
+
+
+class PVCVideoStream:
+    """
+    A video whose frames are decoded, resized and normalised as they are asked for, by `PVCVideoProcessor.stream`.
+
+    Iterating gives (`float[k, 3, H, W]`, times of its k frames in seconds or None), chunk after chunk. A thread works
+    one chunk ahead, so decoding and what is done with a chunk overlap.
+
+    Attributes:
+        num_frames (`int`): frames in all, the horizon T of the clip.
+        metadata ([`PVCVideoMetadata`]): of the file.
+    """
+
+    def __init__(self, processor, opened: OpenVideo, frames_per_chunk: int, settings: dict):
+        self.num_frames = len(opened.indices)
+        self.metadata = opened.metadata
+        self._processor = processor
+        self._opened = opened
+        self._frames_per_chunk = frames_per_chunk
+        self._settings = settings
+
+    def __len__(self) -> int:
+        """Chunks."""
+        return -(-self.num_frames // self._frames_per_chunk)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, list[float] | None]]:
+        return one_ahead(self._chunks())
+
+    def _chunks(self) -> Iterator[tuple[torch.Tensor, list[float] | None]]:
+        frames = self._frames()
+        for start in range(0, self.num_frames, self._frames_per_chunk):
+            indices = self._opened.indices[start : start + self._frames_per_chunk]
+            pixels = torch.stack(list(itertools.islice(frames, len(indices))))
+            times = self._opened.times()
+            times = None if times is None else [float(times[index]) for index in indices]
+            yield self._processor.normalise(pixels, self._settings), times
+
+    def _frames(self) -> Iterator[torch.Tensor]:
+        """Resized frames in the order of the indices, which ascend and may repeat."""
+        progress, previous = self._settings["progress"], None
+        unique = sorted(set(self._opened.indices))
+        frames = (self._processor.resize_frame(frame, self._settings) for frame in self._opened.frames(unique))
+        for done, index in enumerate(self._opened.indices, start=1):
+            if index != previous:
+                frame, previous = next(frames), index
+            if progress is not None:
+                progress(done, self.num_frames)
+            yield frame
+
+
+def one_ahead(items: Iterator) -> Iterator:
+    """The same items, the next of which a thread takes while the one before is worked on."""
+    end = object()
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(next, items, end)
+        while (item := coming.result()) is not end:
+            coming = thread.submit(next, items, end)
+            yield item
+
+
+def check_channels(pixels: torch.Tensor) -> None:
+    if pixels.shape[1] != 3:
+        raise ValueError(f"expected frames of 3 channels, received {pixels.shape[1]}; pass `do_convert_rgb=True`")
 
 
 def repeat_rows(clip: torch.Tensor, unique: list[int], indices: list[int]) -> torch.Tensor:

@@ -380,7 +380,7 @@ ARRAY = np.zeros((4, 8, 8, 3), np.uint8)
         ({"frames": ARRAY, "timestamps": [0.0]}, {}, r"one timestamp per frame \(4\), received 1"),
         (ARRAY[:0], {}, "length 0"),
         (np.zeros((4, 8, 8, 7), np.uint8), {}, r"received \(4, 8, 8, 7\)"),
-        (ARRAY[..., :1], {"do_convert_rgb": False}, r"3 channels, received \[1\]"),
+        (ARRAY[..., :1], {"do_convert_rgb": False}, r"3 channels, received 1"),
         (ARRAY, {"fps": 2}, "fps or timestamps"),
         (ARRAY, {"bound": (0, 1)}, "sample by `bound`"),
         (ARRAY, {"num_frames": 2, "fps": 2.0}, "num_frames=2 and fps=2.0"),
