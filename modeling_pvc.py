@@ -514,7 +514,7 @@ class PVCVisionModel(PVCPreTrainedModel):
                 The horizon T of each clip, required with a cache. The steps given, if not given.
             encoder_chunk_size (`int`, *optional*):
                 Steps of which a layer computes activations at a time; features are the same. Besides them, memory
-                holds three times the hidden states of all steps. Those that fit `config.memory_budget`, if not given.
+                holds four times the hidden states of all steps. Those that fit `config.memory_budget`, if not given.
 
         Returns:
             `BaseModelOutputWithPooling` with `last_hidden_state` of shape `(steps, 1 + num_patches, hidden_size)`,
@@ -527,6 +527,8 @@ class PVCVisionModel(PVCPreTrainedModel):
         if frames_per_clip is None:
             frames_per_clip = [1] * pixel_values.shape[0]
         self._check_clips(pixel_values.shape[0], frames_per_clip, num_repeats, temporal_cache, num_steps)
+        if encoder_chunk_size is not None and encoder_chunk_size < 1:
+            raise ValueError(f"Expected encoder_chunk_size of at least 1, got {encoder_chunk_size}; leave it out.")
         steps_per_clip = count_steps(frames_per_clip, num_repeats)
         past_steps = [0] * len(steps_per_clip)
         if temporal_cache is not None:

@@ -14,7 +14,7 @@ once. Pieces of text always meet at a control token, so that each can be tokenis
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -210,16 +210,37 @@ class PVCStream:
             times = [float(time) for time in (times if isinstance(times, Sequence) else [times])]
             if len(times) != len(pixels):
                 raise ValueError(f"Expected one time for each of the {len(pixels)} frames, got {len(times)}.")
-        self._push_pixels(pixels, times)
+        self.push_pixels(pixels, times)
 
     @torch.no_grad()
-    def add_video(self, video, frames_per_chunk: int = 8, **sampling) -> None:
+    def push_pixels(self, pixels: torch.Tensor, times: Sequence[float] | None = None) -> None:
+        """`push` for frames that the video processor has prepared: `float[T, 3, H, W]`, and their times in seconds."""
+        labels = [f"Frame{self.num_frames + number}" for number in range(1, len(pixels) + 1)]
+        if times is not None and self.processor.frame_times:
+            labels = [f"{label} ({time:.1f} s)" for label, time in zip(labels, times)]
+        self._make_room(len(labels) * len(self._tokenise("\n" + self._text_of_frame(labels[-1]))))
+        with self._all_or_nothing():
+            self._read_queue()
+            for label in labels:
+                self._append_frame(label)
+            self._check_room(0, "frame; watch fewer, or set a window.")
+            for label, features in zip(labels, self._encode_frames(pixels)):
+                self._transcript.pending.append(("video", features))
+                self._remember(Frame(label, features))
+            self._read()
+            self.num_frames += len(pixels)
+
+    @torch.no_grad()
+    def add_video(
+        self, video, frames_per_chunk: int = 8, progress: Callable[[int, int], None] | None = None, **sampling
+    ) -> None:
         """
         Watch a whole file as one clip, while it is decoded.
 
         Args:
             video: a file in any form, frames in memory, or what `PVCVideoProcessor.stream` made of either.
             frames_per_chunk (`int`, *optional*, defaults to 8): frames decoded, encoded and read at a time.
+            progress (`Callable`, *optional*): called with (frames read, frames in all) after each chunk.
             sampling: settings of the video processor, such as `num_frames` or `fps`.
 
         Raises:
@@ -233,7 +254,9 @@ class PVCStream:
             try:
                 self.watch(video.num_frames)
                 for pixels, times in video:
-                    self._push_pixels(pixels, times)
+                    self.push_pixels(pixels, times)
+                    if progress is not None:
+                        progress(self.num_frames, video.num_frames)
             except BaseException:
                 self._clip, self._num_steps, self.num_frames = before
                 raise
@@ -347,22 +370,6 @@ class PVCStream:
         return tower(unique, frames_per_clip=[len(firsts)], num_repeats=repeats, **settings).pooler_output
 
     # What the language model reads
-
-    def _push_pixels(self, pixels: torch.Tensor, times: Sequence[float] | None) -> None:
-        labels = [f"Frame{self.num_frames + number}" for number in range(1, len(pixels) + 1)]
-        if times is not None and self.processor.frame_times:
-            labels = [f"{label} ({time:.1f} s)" for label, time in zip(labels, times)]
-        self._make_room(len(labels) * len(self._tokenise("\n" + self._text_of_frame(labels[-1]))))
-        with self._all_or_nothing():
-            self._read_queue()
-            for label in labels:
-                self._append_frame(label)
-            self._check_room(0, "frame; watch fewer, or set a window.")
-            for label, features in zip(labels, self._encode_frames(pixels)):
-                self._transcript.pending.append(("video", features))
-                self._remember(Frame(label, features))
-            self._read()
-            self.num_frames += len(pixels)
 
     def _read_queue(self):
         """Images that wait; the first is labelled only if it is not alone, as the chat template does."""

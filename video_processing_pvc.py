@@ -555,13 +555,17 @@ class PVCVideoProcessor(BaseVideoProcessor):
             kwargs: settings that differ from this processor's, for this call only.
 
         Raises:
-            ValueError: a file that cannot be opened; one that cannot be read to its end fails at that chunk.
+            ValueError: several videos, or a file that cannot be opened; one that cannot be read to its end fails at
+                that chunk.
         """
         if frames_per_chunk < 1:
             raise ValueError(f"expected frames_per_chunk of at least 1, received {frames_per_chunk}")
         validate_typed_dict(self.valid_kwargs, kwargs)
         settings = self.with_defaults(kwargs)
-        opened = self._open(video, settings["video_metadata"], settings)
+        videos = make_list_of_videos(video)
+        if len(videos) != 1:
+            raise ValueError(f"expected one video, received {len(videos)}; stream one after the other")
+        opened = self._open(videos[0], settings["video_metadata"], settings)
         return PVCVideoStream(self, opened, frames_per_chunk, settings)
 
     def _load(self, video, entry, settings: dict) -> tuple[torch.Tensor, PVCVideoMetadata]:

@@ -5,6 +5,7 @@ The properties that the model promises, each as a test that can fail.
 Models are tiny and randomised, parts that start at zero included, so that time acts in every layer that knows it.
 """
 
+import itertools
 import random
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pvc.cache_pvc import PVCTemporalCache
 from pvc.modeling_pvc import (
     FREQUENCY_DIM,
     PVCAdaptiveLayerNorm,
@@ -89,6 +91,15 @@ def mixed_inputs():
         "pixel_values_videos": frames(3, seed=2),
         "video_grid_thw": [[3, 1, 1]],
     }
+
+
+def peak_memory(function, *args, **kwargs):
+    """Most bytes that were allocated at once while a function ran, above those before it."""
+    with torch.no_grad(), torch.profiler.profile(profile_memory=True) as profile:
+        function(*args, **kwargs)
+    events = [event for event in profile.profiler.kineto_results.events() if event.name() == "[memory]"]
+    events.sort(key=lambda event: event.start_ns())
+    return max(itertools.accumulate(event.nbytes() for event in events))
 
 
 class TestTime:
@@ -240,6 +251,53 @@ class TestTower:
         together = tower(torch.cat(clips), frames_per_clip=LENGTHS, num_repeats=repeats)
         alone = [tower(clip, frames_per_clip=[len(clip)], num_repeats=repeats) for clip in clips]
         assert_close(features(together), torch.cat([features(outputs) for outputs in alone]))
+
+    @pytest.mark.parametrize("size", [1, 3, 7, 14, 100])
+    @pytest.mark.parametrize("repeats", [1, 3])
+    def test_chunks_of_steps_give_the_features_of_all(self, tower, size, repeats):
+        pixels = frames(14)
+        whole, chunked = (
+            tower(pixels, frames_per_clip=LENGTHS, num_repeats=repeats, encoder_chunk_size=chunk)
+            for chunk in (1000, size)
+        )
+        assert_close(features(chunked), features(whole))
+
+    def test_chunks_are_those_that_fit_the_memory_budget(self, tiny_tower):
+        tower, rows = tiny_tower(), []
+        hook = tower.progressive_layers[0].mlp.register_forward_pre_hook(lambda _, args: rows.append(len(args[0])))
+        tower(frames(8), frames_per_clip=[8])
+        # 17 patches of 3 * 32 + 2 * 64 values of 4 bytes: 15,232 bytes a step.
+        tower.config.memory_budget = 3 * 15232
+        tower(frames(8), frames_per_clip=[8])
+        tower.config.memory_budget = 1
+        tower(frames(2), frames_per_clip=[2])
+        hook.remove()
+        assert rows == [8, 3, 3, 2, 1, 1]
+
+    @pytest.mark.parametrize("attention", ["eager", "sdpa"])
+    def test_memory_is_that_of_a_chunk_however_long_the_video(self, tiny_tower, attention):
+        """Besides four copies of the hidden states, and the tokens that come out."""
+        tower = tiny_tower(attention, image_size=32, hidden_size=64, intermediate_size=256, num_attention_heads=4)
+        a_step = 4 * (65 * (3 * 64 + 2 * 256) + (2 * 4 * 65**2 if attention == "eager" else 0))
+        for number in (16, 32, 64, 128):
+            pixels, outside = frames(number, 32), 4 * number * (4 * 65 * 64 + 16 * 32)
+            assert peak_memory(tower, pixels, [number], encoder_chunk_size=4) <= outside + 4 * a_step
+        assert peak_memory(tower, pixels, [number], encoder_chunk_size=128) > outside + 64 * a_step
+
+    @pytest.mark.parametrize("attention", ["eager", "sdpa"])
+    def test_the_memory_budget_is_kept_and_used(self, tiny_tower, attention):
+        settings = {"image_size": 64, "hidden_size": 64, "intermediate_size": 256, "num_attention_heads": 4}
+        budget = 8 * 2**20
+        tower = tiny_tower(attention, memory_budget=budget, **settings)
+        pixels, hidden, tokens = frames(128, 64), 4 * 128 * 257 * 64, 4 * 128 * 64 * 32
+        assert 2 <= tower.steps_that_fit() <= 64
+        assert 3 * hidden + budget / 2 < peak_memory(tower, pixels, [128]) <= 4 * hidden + tokens + budget
+
+    def test_each_frame_may_have_its_own_repeats(self, tower):
+        pixels, repeats = frames(4), [2, 1, 3, 1]
+        repeated = torch.cat([frame.expand(number, -1, -1, -1) for frame, number in zip(pixels.split(1), repeats)])
+        expected = tower(repeated, frames_per_clip=[3, 4])
+        assert_close(features(tower(pixels, frames_per_clip=[2, 2], num_repeats=repeats)), features(expected))
 
     def test_every_frame_is_its_own_clip_if_nothing_is_said(self, tower):
         pixels = frames(3)
@@ -650,6 +708,23 @@ class TestErrors:
         with pytest.raises(ValueError, match=f"one entry of {name} for each of the 2 clips, got 4"):
             tower(frames(3), frames_per_clip=[1, 2], **settings)
 
+    @pytest.mark.parametrize("repeats", [[1], [1, 0], [1, 1, 1]])
+    def test_repeats_are_one_for_each_frame(self, tower, repeats):
+        with pytest.raises(ValueError, match="one for each of the 2 frames, got"):
+            tower(frames(2), num_repeats=repeats)
+
+    @pytest.mark.parametrize("size", [0, -1])
+    def test_a_chunk_holds_steps(self, tower, size):
+        with pytest.raises(ValueError, match=f"encoder_chunk_size of at least 1, got {size}"):
+            tower(frames(2), encoder_chunk_size=size)
+
+    def test_a_clip_ends_at_its_horizon(self, tower):
+        cache = PVCTemporalCache()
+        tower(frames(3), [3], temporal_cache=[cache], num_steps=[4])
+        with pytest.raises(ValueError, match="at most num_steps = 4 steps of a clip, got 5"):
+            tower(frames(2), [2], temporal_cache=[cache], num_steps=[4])
+        assert cache.get_seq_length() == 3
+
     def test_a_cache_comes_with_a_horizon(self, tower):
         with pytest.raises(ValueError, match="Expected num_steps, the horizon T of each clip.* got None"):
             tower(frames(1), [1], temporal_cache=[DynamicCache()])
@@ -759,13 +834,26 @@ class TestDevice:
         patches, tau = torch.empty(3, 16, 32, device="cuda"), torch.empty(3, device="cuda")
         self.assert_on_device(model.vision_tower.compressor(patches, tau), (3, 4, 32))
 
-    def test_stream(self, fake, tiny_config):
-        tower, cache = self.fake_model(tiny_config).vision_tower, [DynamicCache()]
+    @pytest.mark.parametrize("make_cache", [DynamicCache, PVCTemporalCache])
+    def test_stream(self, fake, tiny_config, make_cache):
+        tower, cache = self.fake_model(tiny_config).vision_tower, [make_cache()]
         for steps in (1, 3):
             pixels = torch.empty(steps, 3, 16, 16, device="cuda")
             outputs = tower(pixels, [steps], temporal_cache=cache, num_steps=[8])
             self.assert_on_device(outputs.pooler_output, (steps, 4, 32))
         assert cache[0].get_seq_length() == 4
+
+    def test_bounded_stream(self, fake, tiny_config):
+        tower, cache = self.fake_model(tiny_config).vision_tower, PVCTemporalCache(sink=1, window=2)
+        for _ in range(5):
+            tower(torch.empty(1, 3, 16, 16, device="cuda"), [1], temporal_cache=[cache], num_steps=[8])
+        self.assert_on_device(cache.layers[0].keys, (17, 2, 3, 16))
+
+    def test_chunks_and_repeats(self, fake, tiny_config):
+        tower = self.fake_model(tiny_config).vision_tower
+        pixels = torch.empty(3, 3, 16, 16, device="cuda")
+        outputs = tower(pixels, [3], num_repeats=[1, 4, 2], encoder_chunk_size=2)
+        self.assert_on_device(outputs.pooler_output, (7, 4, 32))
 
     def test_features(self, fake, tiny_config):
         model, pixels = self.fake_model(tiny_config), torch.empty(6, 3, 16, 16, device="cuda")

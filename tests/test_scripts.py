@@ -23,7 +23,7 @@ from transformers import GenerationConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPTS = ROOT / "scripts"
-CHAT, DEMO = SCRIPTS / "chat.py", SCRIPTS / "demo.py"
+CHAT, DEMO, STREAM = SCRIPTS / "chat.py", SCRIPTS / "demo.py", SCRIPTS / "stream.py"
 SUMMARY = re.compile(r"^\[(\d+) visual tokens, \d+\.\d\d s\]$", re.MULTILINE)
 
 pytest.importorskip("matplotlib", reason="the generator needs requirements-training.txt")
@@ -31,9 +31,13 @@ sys.path[:0] = [str(SCRIPTS), str(ROOT)]
 
 import chat  # noqa: E402
 import demo  # noqa: E402
+import stream  # noqa: E402
 
 from training.scenes import encode_mp4  # noqa: E402
 from training.tasks import TASKS, draw  # noqa: E402
+
+
+WATCH = stream.Watcher.watch
 
 
 def environment() -> dict[str, str]:
@@ -150,8 +154,7 @@ def test_progress_bars_on_request(model_folder, files, capfd):
     assert capfd.readouterr().err == ""
     assert chat.main(["--model", str(model_folder), "--progress", *words]) == 0
     shown = capfd.readouterr().err
-    assert "decoding clip.mp4" in shown
-    assert "encoding" in shown
+    assert "watching clip.mp4" in shown
 
 
 def test_conversation_through_stdin(model_folder, files):
@@ -304,9 +307,9 @@ def test_bad_model_folder_is_one_line(model_folder, tmp_path, capfd, main, damag
 
 
 def test_later_turns_encode_nothing(conversation, processor, files, tower_calls):
-    read = chat.Reader(processor, {"num_frames": 4}, show_progress=False)
-    conversation.attach(read("image", str(files / "photo one.jpg")))
-    conversation.attach(read("video", str(files / "clip.mp4")))
+    read = chat.Reader(processor, {"num_frames": 4})
+    assert conversation.attach(read("image", str(files / "photo one.jpg"))) % 64 == 0
+    assert conversation.attach(read("video", str(files / "clip.mp4"))) == 4 * 16
     assert len(tower_calls) == 2
     conversation.ask("What is shown?")
     conversation.ask("And what else?")
@@ -316,64 +319,70 @@ def test_later_turns_encode_nothing(conversation, processor, files, tower_calls)
     assert len(tower_calls) == 3
 
 
-def test_conversation_is_what_the_processor_makes_of_it(conversation, model, processor, files):
-    """Prompt and answer of a second turn equal those of one call with every message and every file."""
-    paths = [("video", files / "clip.mp4"), ("image", files / "photo one.jpg"), ("image", files / "red.png")]
-    read = chat.Reader(processor, {}, show_progress=False)
-    questions, content = ["What is shown?", "And <image> here?"], [[], []]
-    for turn, (kind, path) in zip((0, 0, 1), paths):
-        content[turn].append({"type": kind, "path": str(path)})
-    for kind, path in paths[:2]:
-        conversation.attach(read(kind, str(path)))
-    first = conversation.ask(questions[0])
-    conversation.attach(read(*map(str, paths[2])))
-    second = conversation.ask(questions[1])
-
-    asked = [[*parts, {"type": "text", "text": question}] for parts, question in zip(content, questions)]
-    messages = [
-        {"role": "user", "content": asked[0]},
-        {"role": "assistant", "content": first.strip()},
-        {"role": "user", "content": asked[1]},
-    ]
-    inputs = processor.apply_chat_template(
-        messages, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt"
-    )
-    assert torch.equal(conversation._tokenize(messages, conversation.visuals)["input_ids"], inputs["input_ids"])
-    generated = model.generate(**inputs, max_new_tokens=4)
-    answer = processor.decode(generated[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
-    assert second.strip() == answer.strip()
+def test_an_answer_is_printed_without_the_space_of_its_first_word(processor, capsys):
+    streamer = chat.AnswerStreamer(processor.tokenizer)
+    for ids in ([1, 2], *processor.tokenizer("What is it", add_special_tokens=False)["input_ids"]):
+        streamer.put(torch.tensor(ids).reshape(-1))
+    streamer.end()
+    assert capsys.readouterr().out == "What is it\n"
 
 
-def test_conversation_that_is_too_long_stays_as_it_was(conversation, model, monkeypatch):
-    monkeypatch.setattr(model.config.text_config, "max_position_embeddings", 16)
-    with pytest.raises(ValueError, match="fewer than 16 tokens, received"):
-        conversation.ask("What is it? " * 20)
-    assert conversation.messages == []
+STATUS = re.compile(r"^frame (\d+)   (\d+) tokens held   \d+\.\d ms a frame$", re.MULTILINE)
 
 
-def test_stopped_answer_stays_in_the_conversation(conversation, model, monkeypatch):
-    def stop(streamer, **kwargs):
-        streamer.on_finalized_text(" half an")
-        raise KeyboardInterrupt
+def test_stream_of_drawn_scenes(model_folder):
+    words = ["--no-wait", "--max-frames", 30, "--window", 4, "--ask", "What is shown?", "--max-new-tokens", 3]
+    done = run_script(STREAM, "--model", model_folder, *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    (last, held) = map(int, STATUS.findall(done.stdout)[-1])
+    assert last == 30
+    # At most 1 + 2 * 4 frames of 16 tokens and a label of about ten.
+    assert held <= 9 * 28
+    assert re.search(r"^> What is shown\?\n.+", done.stdout, re.MULTILINE)
 
-    monkeypatch.setattr(model, "generate", stop)
-    with pytest.raises(KeyboardInterrupt):
-        conversation.ask("What is it?")
-    assert conversation.messages[-1] == {"role": "assistant", "content": "half an"}
+
+def test_questions_are_answered_while_a_file_plays(model_folder, files):
+    """The first question comes with the first frame; a command ends it before the last."""
+    words = ["--video", files / "clip.mp4", "--fps", 10, "--max-new-tokens", 3]
+    done = run_script(STREAM, "--model", model_folder, *words, stdin="What is shown?\n\n/quit\nnever asked\n")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert STATUS.findall(done.stdout)[0][0] == "1"
+    assert "> What is shown?" in done.stdout
+    assert "never asked" not in done.stdout
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 7, 64])
-def test_video_in_chunks_equals_video_at_once(model, chunk):
-    torch.manual_seed(0)
-    frames, seen = torch.randn(10, 3, 64, 64), []
-    with torch.no_grad():
-        whole = model.get_video_features(frames).pooler_output[0]
-        reversed_time = model.get_video_features(frames.flip(0)).pooler_output[0]
-    tokens = chat.encode_video(model, frames, chunk, lambda done, total: seen.append((done, total)))
-    torch.testing.assert_close(tokens, whole, rtol=0, atol=1e-5)
-    assert seen == [(min(start + chunk, 10), 10) for start in range(0, 10, chunk)]
-    # Time counts in this model, so that the comparison means something.
-    assert (reversed_time.unflatten(0, (10, -1)).flip(0).flatten(0, 1) - whole).abs().max() > 1e-3
+@pytest.mark.parametrize("remember", [False, True])
+def test_a_question_of_a_stream_is_remembered_on_request(model_folder, files, remember, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("What is shown?\n"))
+    words = ["--video", str(files / "clip.mp4"), "--no-wait", "--max-new-tokens", "3", "--num-steps", "90", "--exact"]
+    watched = []
+    monkeypatch.setattr(stream.Watcher, "watch", lambda self, *a: (watched.append(self.stream), WATCH(self, *a)))
+    assert stream.main(["--model", str(model_folder), *words, *(["--remember"] if remember else [])]) == 0
+    text = watched[0].processor.tokenizer.decode(watched[0].input_ids)
+    assert ("What is shown?" in text) == remember
+    assert "> What is shown?" in capsys.readouterr().out
+
+
+def test_a_stream_beyond_what_the_model_reads_is_one_line(model_folder, files, capfd, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    words = ["--video", str(files / "clip.mp4"), "--fps", "8", "--no-wait", "--exact", "--num-steps", "2"]
+    assert stream.main(["--model", str(model_folder), *words]) == 2
+    assert "at most num_steps = 2 steps" in error_line(capfd.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--video", "nothing.mp4"], "existing file"),
+        (["--camera", "/dev/no_camera"], "/dev/no_camera"),
+        (["--sink", "-1"], "sink=-1"),
+        (["--window", "900"], "with this window"),
+    ],
+)
+def test_a_stream_that_cannot_begin_is_one_line(model_folder, capfd, monkeypatch, words, reason):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+    assert stream.main(["--model", str(model_folder), "--no-wait", "--max-frames", "1", *words]) == 2
+    assert reason in error_line(capfd.readouterr().err)
 
 
 def test_demo_asks_each_task_about_real_files(model_folder, tmp_path):

@@ -3,6 +3,9 @@
 
 import base64
 import sys
+import threading
+import time
+import weakref
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -249,6 +252,86 @@ def test_frames_are_resized_as_they_arrive(folder, monkeypatch):
     monkeypatch.setattr(module, "upright", lambda frame: (order.append("decode"), decode(frame))[1])
     PVCVideoProcessor(num_frames=3, video_backend="pyav")(folder / "a.mp4")
     assert order == ["decode", "resize"] * 3
+
+
+@pytest.mark.parametrize("size", [1, 3, 8, 50])
+@pytest.mark.parametrize("settings", [{}, {"num_frames": 5}, {"fps": 2.0}, {"num_frames": 90}, {"max_frames": 40}])
+def test_a_stream_is_the_video_in_chunks(processor, folder, size, settings):
+    whole = processor(folder / "vfr.mp4", return_metadata=True, **settings)
+    stream = processor.stream(folder / "vfr.mp4", frames_per_chunk=size, **settings)
+    chunks = list(stream)
+    pixels = torch.cat([pixels for pixels, _ in chunks])
+    assert torch.equal(pixels, torch.as_tensor(whole["pixel_values_videos"]))
+    assert [time for _, times in chunks for time in times] == whole["video_metadata"][0].frame_times
+    assert stream.num_frames == len(pixels)
+    assert len(stream) == len(chunks)
+    assert all(len(pixels) == len(times) == size for pixels, times in chunks[:-1])
+
+
+def test_a_stream_of_frames_in_memory(processor):
+    frames = np.stack([picture(index) for index in range(7)])
+    pixels, times = zip(*processor.stream(frames, frames_per_chunk=3))
+    assert [len(chunk) for chunk in pixels] == [3, 3, 1]
+    assert times == (None, None, None)
+    assert names({"pixel_values_videos": torch.cat(pixels)}) == list(range(7))
+    timed = processor.stream({"frames": frames, "timestamps": [0.0, 0.5, 2.0, 3.0, 4.0, 5.0, 9.0]}, 4)
+    assert [times for _, times in timed] == [[0.0, 0.5, 2.0, 3.0], [4.0, 5.0, 9.0]]
+
+
+def test_a_stream_is_decoded_while_it_is_used(processor, folder, monkeypatch):
+    """The second chunk is decoded before the first is done with, and never a third."""
+    decoded, decode, ready = [], module.upright, threading.Event()
+
+    def count(frame):
+        decoded.append(threading.current_thread())
+        if len(decoded) == 8:
+            ready.set()
+        return decode(frame)
+
+    monkeypatch.setattr(module, "upright", count)
+    stream = iter(processor.stream(folder / "a.mp4", frames_per_chunk=4, max_frames=40))
+    next(stream)
+    assert ready.wait(timeout=60)
+    time.sleep(0.2)
+    assert len(decoded) == 8
+    assert threading.current_thread() not in decoded
+    stream.close()
+
+
+def test_a_stream_holds_two_chunks(processor, folder, monkeypatch):
+    """However long a video, no more frames are in memory than the chunk that is used and the one that comes."""
+    living, most, resize = weakref.WeakSet(), [0], PVCVideoProcessor.resize_frame
+
+    def watch(self, frame, settings):
+        frame = resize(self, frame, settings)
+        living.add(frame)
+        most[0] = max(most[0], len(living))
+        return frame
+
+    monkeypatch.setattr(PVCVideoProcessor, "resize_frame", watch)
+    for _ in processor.stream(folder / "a.mp4", frames_per_chunk=4, max_frames=40):
+        pass
+    assert 4 <= most[0] <= 8
+
+
+def test_a_stream_that_breaks_off(processor, folder, monkeypatch):
+    monkeypatch.setattr(module, "upright", lambda frame: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        next(iter(processor.stream(folder / "a.mp4")))
+
+
+@pytest.mark.parametrize(
+    ("video", "size", "message"),
+    [
+        ([np.zeros((2, 8, 8, 3), np.uint8)] * 2, 8, "expected one video, received 2"),
+        ([], 8, "expected one video, received 0"),
+        (np.zeros((2, 8, 8, 3), np.uint8), 0, "frames_per_chunk of at least 1, received 0"),
+        ("nothing.mp4", 8, "existing file"),
+    ],
+)
+def test_streams_refused(processor, video, size, message):
+    with pytest.raises(ValueError, match=message):
+        processor.stream(video, frames_per_chunk=size)
 
 
 def test_fetch_videos(processor, folder):
