@@ -23,7 +23,7 @@ import torch
 from huggingface_hub.dataclasses import validate_typed_dict
 from PIL import Image
 from transformers.image_processing_utils import BatchFeature
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, SizeDict
+from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 from transformers.processing_utils import Unpack, VideosKwargs
 from transformers.utils import is_av_available, is_decord_available, is_torchcodec_available
 from transformers.video_processing_utils import BaseVideoProcessor
@@ -33,8 +33,10 @@ from .image_processing_pvc import (
     array_to_rgb,
     channels_first,
     check_size,
+    normalise,
     open_image,
     read_source,
+    resize_last,
     to_grey_levels,
     to_rgb,
 )
@@ -188,11 +190,13 @@ class PyAVReader:
     def _scan(self, container, stream) -> None:
         av = import_backend("av")
         points, end, rate = [], 0.0, stream.average_rate
+        self.has_times = True
         try:
             for packet in container.demux():
                 if packet.pts is None and packet.dts is None:
                     continue
                 stamp = packet.pts if packet.pts is not None else packet.dts
+                self.has_times = self.has_times and packet.pts is not None
                 end = max(end, float((stamp + (packet.duration or 0)) * packet.time_base))
                 if packet.stream.index != stream.index or packet.is_discard or is_hidden_vp8(stream, packet):
                     continue
@@ -252,13 +256,13 @@ class PyAVReader:
 
     def _wanted(self, container, stream, indices: list[int]):
         keyframe_of = np.searchsorted(self.keyframes, indices, side="right") - 1
-        position, decoder = -1, None
+        position, decoder, wanted = -1, None, {self.stamps[index] for index in indices}
         for index, keyframe_number in zip(indices, keyframe_of):
             keyframe = self.keyframes[max(int(keyframe_number), 0)]
             if decoder is None or keyframe > position + 1:
                 if keyframe > 0:
                     container.seek(self.stamps[keyframe], stream=stream, backward=True)
-                decoder = container.decode(stream)
+                decoder = self._decode(container, stream, wanted)
             for frame in decoder:
                 stamp = frame.pts if frame.pts is not None else frame.dts
                 if stamp is None or stamp < self.stamps[index]:
@@ -270,6 +274,16 @@ class PyAVReader:
                 return
             position = index
             yield frame
+
+    def _decode(self, container, stream, wanted: set[int]) -> Iterator:
+        """Frames, without those that nobody wants and no other frame is predicted from."""
+        # Without times of its own a packet may hold another frame than its place in the file suggests, and decoders of
+        # other codecs read the setting when they please.
+        may_skip = self.has_times and stream.codec_context.codec.canonical_name in ("h264", "hevc")
+        for packet in container.demux(stream):
+            skipped = may_skip and packet.pts is not None and packet.pts not in wanted
+            stream.codec_context.skip_frame = "NONREF" if skipped else "DEFAULT"
+            yield from packet.decode()
 
 
 def missing_matroska_bytes(source) -> int:
@@ -511,14 +525,14 @@ class PVCVideoProcessor(BaseVideoProcessor):
         entries = make_list_of_metadata(kwargs.pop("video_metadata"), len(videos))
         loaded = [self._load(video, entry, kwargs) for video, entry in zip(videos, entries)]
         clips = [clip for clip, _ in loaded]
-        size = kwargs["size"]
         for clip in clips:
             check_channels(clip)
-        shapes = sorted({tuple(clip.shape[2:]) for clip in clips})
+        shapes = sorted({tuple(clip.shape[1:3]) for clip in clips})
         if len(shapes) > 1:
             raise ValueError(f"expected frames of one size, received {shapes}; pass `do_resize=True`")
         grid = torch.tensor([[len(clip), 1, 1] for clip in clips], dtype=torch.int64).reshape(-1, 3)
-        pixels = torch.cat(clips) if clips else torch.zeros(0, 3, size.height, size.width)
+        size = kwargs["size"]
+        pixels = torch.cat(clips) if clips else torch.empty(0, size.height, size.width, 3)
         data = {"pixel_values_videos": self.normalise(pixels, kwargs), "video_grid_thw": grid}
         outputs = BatchFeature(data, tensor_type=kwargs["return_tensors"])
         if kwargs["return_metadata"]:
@@ -569,7 +583,7 @@ class PVCVideoProcessor(BaseVideoProcessor):
         return PVCVideoStream(self, opened, frames_per_chunk, settings)
 
     def _load(self, video, entry, settings: dict) -> tuple[torch.Tensor, PVCVideoMetadata]:
-        """One video in any form -> uint8[T, 3, H, W] at the model's size, and its metadata."""
+        """One video in any form -> uint8[T, H, W, 3] at the model's size, and its metadata."""
         opened = self._open(video, entry, settings)
         unique = sorted(set(opened.indices))
         clip, (height, width) = self._collect(opened.frames(unique), len(unique), settings)
@@ -614,7 +628,7 @@ class PVCVideoProcessor(BaseVideoProcessor):
         return OpenVideo(metadata, indices, reader.frames, reader.times, range(reader.total))
 
     def _collect(self, frames: Iterator[torch.Tensor], total: int, settings: dict):
-        """Resize frames as they arrive -> (uint8[T, 3, H, W], native (height, width) of the first)."""
+        """Resize frames as they arrive -> (uint8[T, H, W, 3], native (height, width) of the first)."""
         clip, native = None, None
         for done, frame in enumerate(frames, start=1):
             native = native or tuple(frame.shape[-2:])
@@ -622,7 +636,7 @@ class PVCVideoProcessor(BaseVideoProcessor):
             if clip is None:
                 clip = torch.empty(total, *frame.shape, dtype=frame.dtype, device=frame.device)
             if clip.shape[1:] != frame.shape:
-                shapes = f"{tuple(clip.shape[2:])} and {tuple(frame.shape[1:])}"
+                shapes = f"{tuple(clip.shape[1:3])} and {tuple(frame.shape[:2])}"
                 raise ValueError(f"expected frames of one size, received {shapes}; pass `do_resize=True`")
             clip[done - 1] = frame
             if settings["progress"] is not None:
@@ -630,18 +644,18 @@ class PVCVideoProcessor(BaseVideoProcessor):
         return clip, native
 
     def resize_frame(self, frame: torch.Tensor, settings: dict) -> torch.Tensor:
-        """uint8[3, H, W] -> uint8[3, size.height, size.width], on the device of the settings."""
+        """uint8[3, H, W] -> uint8[size.height, size.width, 3], on the device of the settings."""
         frame = frame if settings["device"] is None else frame.to(settings["device"])
-        if not settings["do_resize"]:
-            return frame
-        size = SizeDict(height=settings["size"].height, width=settings["size"].width)
-        return self.resize(frame[None], size, settings["resample"])[0]
+        height, width = frame.shape[1:]
+        if settings["do_resize"]:
+            height, width = settings["size"].height, settings["size"].width
+        return resize_last(self.resize, frame, height, width, settings["resample"])
 
     def normalise(self, pixels: torch.Tensor, settings: dict) -> torch.Tensor:
-        """uint8[T, 3, H, W] -> float32[T, 3, H, W]."""
+        """uint8[T, H, W, 3] -> float32[T, 3, H, W]."""
         check_channels(pixels)
         names = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
-        return self.rescale_and_normalize(pixels, *(settings[name] for name in names)).float()
+        return normalise(pixels.to(torch.float32, copy=True), *(settings[name] for name in names))
 
     def sample_frames(
         self,
@@ -685,12 +699,13 @@ class PVCVideoProcessor(BaseVideoProcessor):
             return [clip for clip, _ in fetched], [metadata for _, metadata in fetched]
         settings = self.with_defaults({"do_resize": False})
         if sample_indices_fn is None:
-            return self._load(video_url_or_urls, None, settings)
+            clip, metadata = self._load(video_url_or_urls, None, settings)
+            return clip.permute(0, 3, 1, 2), metadata
         opened = self._open_file(video_url_or_urls, settings)
         opened.indices = [int(index) for index in sample_indices_fn(metadata=opened.metadata)]
         unique = sorted(set(opened.indices))
         clip, (height, width) = self._collect(opened.frames(unique), len(unique), settings)
-        return repeat_rows(clip, unique, opened.indices), opened.describe(height, width)
+        return repeat_rows(clip, unique, opened.indices).permute(0, 3, 1, 2), opened.describe(height, width)
 
 
 @dataclass
@@ -772,8 +787,8 @@ def one_ahead(items: Iterator) -> Iterator:
 
 
 def check_channels(pixels: torch.Tensor) -> None:
-    if pixels.shape[1] != 3:
-        raise ValueError(f"expected frames of 3 channels, received {pixels.shape[1]}; pass `do_convert_rgb=True`")
+    if pixels.shape[-1] != 3:
+        raise ValueError(f"expected frames of 3 channels, received {pixels.shape[-1]}; pass `do_convert_rgb=True`")
 
 
 def repeat_rows(clip: torch.Tensor, unique: list[int], indices: list[int]) -> torch.Tensor:
