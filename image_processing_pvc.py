@@ -18,7 +18,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_processing_utils import BatchFeature
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling, SizeDict
@@ -123,7 +123,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     if getattr(image, "n_frames", 1) > 1:
         image.seek(0)
-    image = ImageOps.exif_transpose(image)
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
+        image = ImageOps.exif_transpose(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         return image
     if image.mode.startswith("I"):
@@ -279,7 +280,7 @@ class PVCImageProcessor(TorchvisionBackend):  # trf-ignore: TRF057 (its docstrin
             grids = [(1, 1)] * len(images)
         counts = [columns * rows + (use_thumbnail and columns * rows > 1) for columns, rows in grids]
         device = images[0].device if images else None
-        pixels = torch.empty(sum(counts), size.height, size.width, 3, device=device)
+        pixels = allocate(sum(counts), size.height, size.width, 3, device=device)
         for image, grid, tiles in zip(images, grids, pixels.split(counts)):
             self._cut(image, grid, tiles, size, resample)
         pixels = normalise(pixels, do_rescale, rescale_factor, do_normalize, image_mean, image_std)
@@ -395,6 +396,17 @@ def resize_last(resize: Callable, image: torch.Tensor, height: int, width: int, 
         return image
     size = SizeDict(height=height, width=width)
     return resize(image[None].permute(0, 3, 1, 2), size, resample=resample)[0].permute(1, 2, 0)
+
+
+def allocate(*shape: int, device=None) -> torch.Tensor:
+    """
+    `float32[shape]`, not written yet.
+
+    On the host in memory that numpy allocates: it asks Linux for huge pages, and filling them takes 0.4 of the time.
+    """
+    if device is None or torch.device(device).type == "cpu":
+        return torch.from_numpy(np.empty(shape, np.float32))
+    return torch.empty(shape, device=device)
 
 
 def normalise(

@@ -304,7 +304,8 @@ class PVCAdaptiveLayerNorm(nn.Module):
 
     def forward(self, hidden_states: torch.Tensor, time_embeds: torch.Tensor) -> torch.Tensor:
         scale, shift = self.modulation(self.activation_fn(time_embeds))[:, None].chunk(2, dim=-1)
-        return self.norm(hidden_states) * (1 + scale) + shift
+        # norm * (1 + scale) + shift in one pass.
+        return torch.addcmul(shift, self.norm(hidden_states), 1 + scale)
 
 
 class PVCVisionLayer(GradientCheckpointingLayer):
@@ -376,12 +377,13 @@ class PVCProgressiveLayer(PVCVisionLayer):
         normed = self.temporal_norm(hidden_states, time_embeds)
         outputs = []
         for run, states in zip(clip_runs, normed.split([run.num_clips * run.num_steps for run in clip_runs])):
-            states = fold_clips(states, run.num_clips)
+            # Contiguous once, for three projections.
+            states = fold_clips(states, run.num_clips).contiguous()
             # Made where the tower begins; layers may be spread over devices.
             mask = None if run.attention_mask is None else run.attention_mask.to(states.device)
             states, _ = self.temporal_attention(states, mask, run.cache)
             outputs.append(unfold_clips(states, run.num_clips))
-        return torch.cat(outputs)
+        return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
 
 @dataclass

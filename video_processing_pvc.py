@@ -30,6 +30,7 @@ from transformers.video_processing_utils import BaseVideoProcessor
 from transformers.video_utils import VideoMetadata
 
 from .image_processing_pvc import (
+    allocate,
     array_to_rgb,
     channels_first,
     check_size,
@@ -655,7 +656,8 @@ class PVCVideoProcessor(BaseVideoProcessor):
         """uint8[T, H, W, 3] -> float32[T, 3, H, W]."""
         check_channels(pixels)
         names = ("do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
-        return normalise(pixels.to(torch.float32, copy=True), *(settings[name] for name in names))
+        floats = allocate(*pixels.shape, device=pixels.device).copy_(pixels)
+        return normalise(floats, *(settings[name] for name in names))
 
     def sample_frames(
         self,
