@@ -4,9 +4,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OLDEST_TRANSFORMERS := 5.18.0
 OLDEST := $(VENV)-transformers-$(OLDEST_TRANSFORMERS)
-CODE := *.py tests training scripts
+CODE := *.py tests training scripts benchmarks
 
-.PHONY: demo test test-slow test-oldest lint style train evaluate
+.PHONY: demo test test-slow test-oldest lint style train evaluate bench
 
 demo: $(VENV)/installed
 	$(BIN)/python scripts/demo.py
@@ -36,6 +36,14 @@ train: $(VENV)/installed
 
 evaluate: $(VENV)/installed
 	$(BIN)/python -m training.evaluate --samples 200
+
+# The figures of docs/performance.md, in less than 20 minutes on two cores, and its plots.
+bench: $(VENV)/installed
+	$(BIN)/python benchmarks/preprocessing.py
+	$(BIN)/python benchmarks/tower.py
+	$(BIN)/python benchmarks/first_token.py
+	$(BIN)/python benchmarks/stream.py
+	$(BIN)/python benchmarks/plot.py
 
 $(VENV)/installed: requirements.txt requirements-training.txt requirements-dev.txt constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -16,12 +16,13 @@ class PVCTemporalLayer(DynamicLayer):
     """
     Keys and values of one progressive layer, `float[n, heads, t, head_dim]`, in memory that is written once.
 
-    Exact, without a `window`: memory doubles when it is full, so a step copies no earlier one. (`DynamicLayer` copies
-    all of them at every step: at 64 frames of 448 pixels, 300M in float32, that is 6.4 GB a frame.)
+    Exact, without a `window`: memory doubles when it is full, up to the horizon, so a step copies no earlier one.
+    (`DynamicLayer` copies all of them at every step: at 64 frames of 448 pixels, 300M in float32, 6.4 GB a frame.)
     """
 
-    def __init__(self, sink: int = 0, window: int | None = None):
+    def __init__(self, sink: int = 0, window: int | None = None, num_steps: int | None = None):
         super().__init__()
+        self.num_steps = num_steps
         self.sink = sink
         self.window = window
         self.cumulative_length = 0
@@ -56,7 +57,8 @@ class PVCTemporalLayer(DynamicLayer):
             if first >= self.sink:
                 first = self.sink + (first - self.sink) % self.window
         elif first + steps > self.keys.shape[-2]:
-            self._grow(max(first + steps, 2 * first))
+            most = self.num_steps or 2 * first
+            self._grow(max(first + steps, min(2 * first, most)))
         self.keys[..., first : first + steps, :] = key_states
         self.values[..., first : first + steps, :] = value_states
         self.cumulative_length += steps
@@ -98,16 +100,17 @@ class PVCTemporalCache(Cache):
         sink (`int`, *optional*, defaults to 0), window (`int`, *optional*):
             Bounded: the first `sink` and the last `window` steps are remembered, the current one among them. Then
             memory is constant, and features are not those of the whole clip once it is longer than both together.
+        num_steps (`int`, *optional*): the horizon of the clip, beyond which an exact cache reserves no memory.
 
     Raises:
         ValueError: if `sink` or `window` is too small.
     """
 
-    def __init__(self, sink: int = 0, window: int | None = None):
+    def __init__(self, sink: int = 0, window: int | None = None, num_steps: int | None = None):
         if sink < 0 or (window is not None and window < 1) or (sink and window is None):
             raise ValueError(
                 f"Expected a window of at least 1 with sink >= 0, or neither, got sink={sink} and window={window}; "
                 "a cache without a window remembers everything."
             )
         self.is_bounded = window is not None
-        super().__init__(layer_class_to_replicate=partial(PVCTemporalLayer, sink, window))
+        super().__init__(layer_class_to_replicate=partial(PVCTemporalLayer, sink, window, num_steps))

@@ -183,7 +183,7 @@ class PVCStream:
         """
         if num_steps is not None and num_steps < 1:
             raise ValueError(f"Expected num_steps, the horizon T in frames, of at least 1, got {num_steps}.")
-        self._clip = PVCTemporalCache(self.sink, self.window)
+        self._clip = PVCTemporalCache(self.sink, self.window, num_steps)
         self._num_steps = num_steps
         self.num_frames = 0
         self._transcript.in_clip = False

@@ -90,13 +90,23 @@ def machine(args) -> dict:
         name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), name)
     if args.device.startswith("cuda"):
         name = torch.cuda.get_device_name(args.device)
-    versions = {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
+    versions = {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
     return {"hardware": name, "cores": os.cpu_count(), "threads": args.threads, **versions}
 
 
-def report(name: str, args, shapes: dict, figures: dict[str, dict]) -> None:
-    """Print figures, each with its goal where it has one, and write them to `results/NAME.json`."""
-    result = {"benchmark": name, "shapes": shapes, "machine": machine(args), "figures": figures}
+def report(name: str, args, shapes: dict, figures: dict[str, dict], series: dict | None = None) -> None:
+    """Print figures, each with its goal where it has one; write them and what is plotted to `results/NAME.json`."""
+    result = {
+        "benchmark": name,
+        "shapes": shapes,
+        "machine": machine(args),
+        "figures": figures,
+        "series": series or {},
+    }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1) + "\n")
     print(f"{name}: {', '.join(f'{key} {value}' for key, value in shapes.items())}")

@@ -4,9 +4,9 @@ Files to pixel values, against what people use today; all peers give the same ti
 
     python benchmarks/preprocessing.py
 
-Images against transformers' `InternVLProcessor` (its image processor) and against PIL and torchvision, as the published
-code uses them, at one to three threads. A video of 900 frames to 64, as float tensors of 448 pixels, against decord,
-PyAV and OpenCV, each with its own way to resize.
+Images against the image processor of transformers' `InternVLProcessor` and against PIL and torchvision, as the
+published code uses them, at one to three threads. A video of 900 frames to 64, as float tensors of 448 pixels, against
+decord, PyAV and OpenCV, each with its own way to resize.
 """
 
 import tempfile
@@ -128,7 +128,10 @@ def main():
     }
     for name in ("internvl", "pil"):
         difference = (peers["pvc"]() - peers[name]()).abs() * torch.tensor(std).view(3, 1, 1) * 255
-        figures[f"images: grey levels between ours and {name}"] = {"ratio": float(difference.max()), "goal": "at most 2.01"}
+        figures[f"images: grey levels between ours and {name}"] = {
+            "ratio": float(difference.max()),
+            "goal": "at most 2.01",
+        }
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         seconds = alternate(peers, 3 * args.repeats)
@@ -144,9 +147,17 @@ def main():
         peers = {"pvc": lambda: processor(path)["pixel_values_videos"], **readers(str(path), mean, std)}
         seconds = alternate(peers, args.repeats)
         for name in list(peers)[1:]:
-            figures[f"video: time of 64 frames of 900, PVC / {name}"] = {**ratio(seconds, "pvc", name), "goal": "at most 1"}
+            figures[f"video: time of 64 frames of 900, PVC / {name}"] = {
+                **ratio(seconds, "pvc", name),
+                "goal": "at most 1",
+            }
     sizes = " ".join(f"{width}x{height}" for width, height in SIZES)
-    report("preprocessing", args, {"images": sizes, "tiles": len(ours(images)["pixel_values"]), "video": "1280x720 H.264"}, figures)
+    report(
+        "preprocessing",
+        args,
+        {"images": sizes, "tiles": len(ours(images)["pixel_values"]), "video": "1280x720 H.264"},
+        figures,
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,56 @@
+# Copyright 2026 The PVC project authors. SPDX-License-Identifier: MIT
+"""
+Draws `docs/performance_*.png` from what the benchmarks wrote to `benchmarks/results`.
+
+    python benchmarks/plot.py
+"""
+
+import json
+from pathlib import Path
+
+import matplotlib
+
+
+matplotlib.use("Agg")
+from matplotlib import pyplot  # noqa: E402
+
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, DOCS = ROOT / "benchmarks" / "results", ROOT / "docs"
+
+
+def series(name: str) -> dict:
+    return json.loads((RESULTS / f"{name}.json").read_text())["series"]
+
+
+def draw(name: str, xlabel: str, ylabel: str, lines: dict[str, tuple[list, list]], logx: bool = False) -> Path:
+    """Lines, each labelled, on axes that begin at zero."""
+    figure, axes = pyplot.subplots(figsize=(6, 3.6), layout="constrained")
+    for label, (x, y) in lines.items():
+        axes.plot(x, y, marker="o" if len(x) < 12 else None, label=label)
+    axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if logx else "linear")
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    path = DOCS / f"performance_{name}.png"
+    figure.savefig(path, dpi=110, metadata={"Software": None})
+    pyplot.close(figure)
+    return path
+
+
+def main():
+    stream, tower = series("stream"), series("tower")
+    memory = {kind: (values["frames"], values["resident_mb"]) for kind, values in stream.items()}
+    drawn = [draw("memory", "frames watched", "resident memory, MB", memory, logx=True)]
+    lengths, layers = tower["stream"]["length"], tower["limits"]
+    lines = {"measured": (lengths, tower["stream"]["ratio"]), "matrix products": (lengths, layers["stream"])}
+    drawn.append(draw("stream", "frames in the temporal cache", "time of a frame / plain ViT", lines))
+    steps = tower["image"]["steps"]
+    lines = {"measured": (steps, tower["image"]["ratio"]), "matrix products": (steps, layers["image"])}
+    lines["naive repetition"] = (steps, layers["naive"])
+    drawn.append(draw("image", "steps of an image tile", "time of a tile / plain ViT", lines))
+    for path in drawn:
+        print(path.relative_to(ROOT))
+
+
+if __name__ == "__main__":
+    main()
