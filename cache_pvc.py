@@ -1,6 +1,6 @@
 # Copyright 2026 The PVC project authors. SPDX-License-Identifier: MIT  # trf-ignore: TRF028 (the licence is MIT)
 """
-What a stream remembers of its earlier frames: keys and values of the progressive layers, per patch position.
+What a stream remembers: keys and values of the progressive layers per patch position, and of the language model.
 
 Temporal attention has no positions of its own (time enters by AdaLN), so the order in which keys lie in the cache does
 not matter. That is why a bounded cache is a ring that is written over, and never moved.
@@ -9,15 +9,16 @@ not matter. That is why a bounded cache is a ring that is written over, and neve
 from functools import partial
 
 import torch
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 
-class PVCTemporalLayer(DynamicLayer):
+class PVCCacheLayer(DynamicLayer):
     """
-    Keys and values of one progressive layer, `float[n, heads, t, head_dim]`, in memory that is written once.
+    Keys and values of one layer, `float[n, heads, t, head_dim]`, in memory that is written once.
 
     Exact, without a `window`: memory doubles when it is full, up to the horizon, so a step copies no earlier one.
     (`DynamicLayer` copies all of them at every step: at 64 frames of 448 pixels, 300M in float32, 6.4 GB a frame.)
+    Memory is kept when steps are taken back, so what is read again and again never asks for more.
     """
 
     def __init__(self, sink: int = 0, window: int | None = None, num_steps: int | None = None):
@@ -77,6 +78,10 @@ class PVCTemporalLayer(DynamicLayer):
             return self.cumulative_length
         return min(self.cumulative_length, self.sink + self.window)
 
+    def crop(self, tokens_to_remove: int) -> None:
+        """Take back the last steps, their number given below zero as to `DynamicLayer`; not for a bounded cache."""
+        self.cumulative_length -= min(-tokens_to_remove, self.cumulative_length)
+
     def get_seq_length(self) -> int:
         """Steps seen so far, those that a bounded cache has forgotten included."""
         return self.cumulative_length
@@ -86,6 +91,13 @@ class PVCTemporalLayer(DynamicLayer):
         seen = self.cumulative_length + query_length
         kept = seen if self.window is None else min(seen, self.sink + self.window)
         return kept, seen - kept
+
+
+def growing_cache(config) -> DynamicCache:
+    """A language model's cache whose full-attention layers are [`PVCCacheLayer`]s; others stay the library's."""
+    cache = DynamicCache(config=config)
+    cache.layers = [PVCCacheLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
 
 
 class PVCTemporalCache(Cache):
@@ -113,4 +125,4 @@ class PVCTemporalCache(Cache):
                 "a cache without a window remembers everything."
             )
         self.is_bounded = window is not None
-        super().__init__(layer_class_to_replicate=partial(PVCTemporalLayer, sink, window, num_steps))
+        super().__init__(layer_class_to_replicate=partial(PVCCacheLayer, sink, window, num_steps))

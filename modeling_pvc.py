@@ -19,7 +19,7 @@ Axis letters: b clip, t step, n patch (CLS included), d channel, s text position
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -44,7 +44,7 @@ from transformers.utils.output_capturing import capture_outputs
 
 from .chat_pvc import PVCChatMixin
 from .configuration_pvc import PVCConfig, PVCVisionConfig
-from .streaming_pvc import PVCStream
+from .streaming_pvc import PVCStream, encode_video
 
 
 # Width of the sinusoid and its longest wavelength over 2 pi, as in DiT (arXiv 2212.09748, `TimestepEmbedder`).
@@ -890,6 +890,10 @@ class PVCForConditionalGeneration(PVCPreTrainedModel, GenerationMixin, PVCChatMi
     def stream(self, processor, **settings) -> PVCStream:
         """A [`PVCStream`]: frames, images and questions as they come. `settings` are its arguments."""
         return PVCStream(self, processor, **settings)
+
+    def encode_video(self, video, **settings) -> Iterator[torch.Tensor]:
+        """Features of a file while it is decoded, chunk after chunk: [`encode_video`] with this model's tower."""
+        return encode_video(self.model.vision_tower, video, **settings)
 
 
 # trf-ignore: TRF057

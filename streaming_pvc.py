@@ -19,11 +19,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import torch
-from transformers import DynamicCache
 from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from .cache_pvc import PVCTemporalCache
+from .cache_pvc import PVCTemporalCache, growing_cache
 
 
 # How many images are remembered, so as not to be encoded again.
@@ -125,6 +124,39 @@ class AnswerRecorder(BaseStreamer):
             self.streamer.end()
 
 
+def encode_frames(tower, pixels: torch.Tensor, cache: PVCTemporalCache, num_steps: int) -> torch.Tensor:
+    """The next frames of a clip of `num_steps`, `float[T, 3, H, W] -> float[T, tokens_per_frame, hidden_size]`."""
+    settings = {"temporal_cache": [cache], "num_steps": [num_steps]}
+    if cache.is_bounded:
+        # It takes one step at a time.
+        steps = pixels.to(tower.device).split(1)
+        return torch.cat([tower(step, frames_per_clip=[1], **settings).pooler_output for step in steps])
+    # What stands still is one frame, repeated: the layers before the first progressive one see it once.
+    moved = [True, *(pixels[1:] != pixels[:-1]).flatten(1).any(1).tolist()]
+    firsts = [index for index, value in enumerate(moved) if value]
+    repeats = [end - start for start, end in zip(firsts, [*firsts[1:], len(pixels)])]
+    unique = pixels[firsts].to(tower.device)
+    return tower(unique, frames_per_clip=[len(firsts)], num_repeats=repeats, **settings).pooler_output
+
+
+def encode_video(tower, video, sink: int = 0, window: int | None = None) -> Iterator[torch.Tensor]:
+    """
+    Features of a video, chunk after chunk, while the next one is decoded; neither pixels nor frames are kept.
+
+    Args:
+        tower ([`PVCVisionModel`]): encodes.
+        video ([`PVCVideoStream`]): what `PVCVideoProcessor.stream` makes of a file.
+        sink, window (`int`, *optional*): of the [`PVCTemporalCache`]; exact without a window.
+
+    Returns:
+        Tensors of shape `(num_frames_of_chunk, tokens_per_frame, hidden_size)`.
+    """
+    cache = PVCTemporalCache(sink, window, video.num_frames)
+    with torch.no_grad():
+        for pixels, _ in video:
+            yield encode_frames(tower, pixels, cache, video.num_frames)
+
+
 class PVCStream:
     """
     A conversation about frames, images and videos that come one after the other; `model.stream(processor)` begins it.
@@ -155,6 +187,8 @@ class PVCStream:
         self._encoded: OrderedDict[tuple, torch.Tensor] = OrderedDict()
         self._queue: list[torch.Tensor] = []
         self._events: list[Frame | Picture | Exchange] = []
+        self._cache = growing_cache(model.config.text_config)
+        self._starts = 0
         self._start_transcript()
         self.watch(num_steps)
         if window is not None:
@@ -162,8 +196,9 @@ class PVCStream:
             self._check_room(held, "window; choose a smaller one.")
 
     def _start_transcript(self):
-        self._cache = DynamicCache(config=self.model.config.text_config)
         self._transcript = Transcript([], self._format.opening, False, 0, [])
+        self._starts += 1
+        self._rewind_cache()
 
     @property
     def input_ids(self) -> list[int]:
@@ -356,18 +391,7 @@ class PVCStream:
                 "Expected num_steps, the horizon T of a stream in frames, before frames are pushed, got None; call "
                 "watch(num_steps) with its length, or with how far ahead time should reach."
             )
-        tower = self.model.model.vision_tower
-        settings = {"temporal_cache": [self._clip], "num_steps": [self._num_steps]}
-        if self.window is not None:
-            # A bounded cache takes one step at a time.
-            steps = pixels.to(self.model.device).split(1)
-            return torch.cat([tower(step, frames_per_clip=[1], **settings).pooler_output for step in steps])
-        # What stands still is one frame, repeated: the layers before the first progressive one see it once.
-        moved = [True, *(pixels[1:] != pixels[:-1]).flatten(1).any(1).tolist()]
-        firsts = [index for index, value in enumerate(moved) if value]
-        repeats = [end - start for start, end in zip(firsts, [*firsts[1:], len(pixels)])]
-        unique = pixels[firsts].to(self.model.device)
-        return tower(unique, frames_per_clip=[len(firsts)], num_repeats=repeats, **settings).pooler_output
+        return encode_frames(self.model.model.vision_tower, pixels, self._clip, self._num_steps)
 
     # What the language model reads
 
@@ -466,7 +490,7 @@ class PVCStream:
         recent = frames[max(self.sink, len(frames) - self.window) :]
         kept = [self._events[index] for index in frames[: self.sink]]
         kept += self._events[recent[0] if recent else len(self._events) :]
-        self._events = kept
+        self._events, num_images = kept, self._transcript.num_images
         self._start_transcript()
         for event in kept:
             if isinstance(event, Frame):
@@ -477,6 +501,7 @@ class PVCStream:
             else:
                 self._append_question(event)
                 self._append_answer(event)
+        self._transcript.num_images = num_images
         self._read()
 
     def _rewind_cache(self):
@@ -489,11 +514,11 @@ class PVCStream:
     @contextmanager
     def _all_or_nothing(self) -> Iterator[None]:
         """What fails leaves the conversation as it was, unless bounded mode has begun it again meanwhile."""
-        cache, before, queue, events = self._cache, self._transcript.copy(), list(self._queue), list(self._events)
+        starts, before, queue, events = self._starts, self._transcript.copy(), list(self._queue), list(self._events)
         try:
             yield
         except BaseException:
-            if self._cache is cache:
+            if self._starts == starts:
                 self._transcript, self._queue, self._events = before, queue, events
                 self._rewind_cache()
             raise

@@ -112,7 +112,7 @@ def compare(name: str, shape: Shape, frames: int, args) -> dict[str, dict]:
 
 def main():
     arguments = parser(__doc__)
-    arguments.add_argument("--frames", type=int, default=2)
+    arguments.add_argument("--frames", type=int, default=4)
     args = arguments.parse_args()
     figures = {}
     for name, shape in SHAPES.items():

@@ -29,7 +29,7 @@ def draw(name: str, xlabel: str, ylabel: str, lines: dict[str, tuple[list, list]
     for label, (x, y) in lines.items():
         axes.plot(x, y, marker="o" if len(x) < 12 else None, label=label)
     axes.set(xlabel=xlabel, ylabel=ylabel, xscale="log" if logx else "linear")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.1 * max(max(y) for _, y in lines.values()))
     axes.legend(frameon=False)
     path = DOCS / f"performance_{name}.png"
     figure.savefig(path, dpi=110, metadata={"Software": None})

@@ -6,7 +6,7 @@ Watch something live, and ask about it while it runs.
     python scripts/stream.py --video clip.mp4       # a file, played as if it were live
     python scripts/stream.py --camera /dev/video0   # a camera, as FFmpeg calls it
 
-What you type is answered between two frames; /quit or the end of input leaves. A question leaves no trace in what is
+What you type is answered between two frames; /quit leaves. A question leaves no trace in what is
 watched unless `--remember` is set. Memory is constant: the first `--sink` and the last `--window` frames are
 remembered, or everything with `--exact`.
 """

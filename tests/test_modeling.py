@@ -202,14 +202,15 @@ class TestTower:
             for step in range(changed, 5):
                 assert (before[kind][step] - after[kind][step]).abs().max() > 1e-4
 
+    @pytest.mark.parametrize("make_cache", [DynamicCache, PVCTemporalCache])
     @pytest.mark.parametrize("attention", ["eager", "sdpa"])
     @pytest.mark.parametrize("split", [[1] * 7, [3, 3, 1], [7], [1, 6], [5, 2], "random"])
-    def test_any_chunking_through_the_cache(self, tiny_tower, attention, split):
+    def test_any_chunking_through_the_cache(self, tiny_tower, attention, split, make_cache):
         tower, clip, rng = tiny_tower(attention), frames(7), random.Random(0)
         whole = features(tower(clip, frames_per_clip=[7]))
         splits = [random_split(rng, 7) for _ in range(5)] if split == "random" else [split]
         for sizes in splits:
-            cache = [DynamicCache()]
+            cache = [make_cache()]
             parts = [
                 features(tower(part, frames_per_clip=[len(part)], temporal_cache=cache, num_steps=[7]))
                 for part in clip.split(sizes)
@@ -229,7 +230,7 @@ class TestTower:
             "random": lambda length: random_split(rng, length),
         }[split]
         pending = [list(clip.split(sizes(len(clip)))) for clip in clips]
-        caches, parts = [DynamicCache() for _ in clips], [[] for _ in clips]
+        caches, parts = [PVCTemporalCache() for _ in clips], [[] for _ in clips]
         while any(pending):
             live = [index for index, chunks in enumerate(pending) if chunks]
             chunks = [pending[index].pop(0) for index in live]
@@ -1036,6 +1037,17 @@ class TestGeneration:
         for index, row in enumerate(rows):
             alone = self.new_tokens(talker, self.inputs(processor, [row]), **settings)
             assert torch.equal(together[index * number : (index + 1) * number], alone)
+
+    def test_generation_encodes_in_chunks(self, talker, processor):
+        sizes, mlp = [], talker.model.vision_tower.shared_layers[0].mlp
+        hook = mlp.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+        inputs = self.inputs(processor, self.rows())
+        whole = self.new_tokens(talker, inputs)
+        assert max(sizes) > 2
+        sizes.clear()
+        assert torch.equal(self.new_tokens(talker, inputs, encoder_chunk_size=2), whole)
+        hook.remove()
+        assert max(sizes) == 2
 
     def test_generation_takes_encoder_outputs(self, talker, processor):
         inputs = self.inputs(processor, self.rows())

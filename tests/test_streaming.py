@@ -8,9 +8,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pvc.cache_pvc import PVCTemporalCache
+from pvc.cache_pvc import PVCTemporalCache, growing_cache
 from pvc.streaming_pvc import NUM_IMAGES_REMEMBERED
-from transformers import AutoModelForImageTextToText, AutoProcessor, DynamicCache, TextIteratorStreamer
+from transformers import (
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    DynamicCache,
+    Qwen2Config,
+    TextIteratorStreamer,
+)
 from transformers.generation.streamers import BaseStreamer
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -236,6 +242,40 @@ class TestNothingTwice:
         for shade in range(NUM_IMAGES_REMEMBERED + 3):
             stream.add_image(Image.new("RGB", (64, 64), (shade, 0, 0)))
         assert len(stream._encoded) == NUM_IMAGES_REMEMBERED
+
+
+class TestEncodeVideo:
+    @pytest.mark.parametrize("size", [1, 3, 7, 50])
+    def test_chunks_are_the_features_of_the_whole_file(self, model, processor, size):
+        chunks = list(model.encode_video(processor.video_processor.stream(VIDEO, frames_per_chunk=size)))
+        whole = model.get_video_features(pixels_of(processor, str(VIDEO))).pooler_output[0]
+        assert [len(chunk) for chunk in chunks][0] == min(size, 8)
+        torch.testing.assert_close(torch.cat(chunks).flatten(0, 1), whole, rtol=0, atol=1e-5)
+
+    def test_they_do_for_pixels(self, model, processor):
+        """A long file is encoded once, never held, and asked about as often as one likes."""
+        features = torch.cat(list(model.encode_video(processor.video_processor.stream(VIDEO))))
+        content = [{"type": "video", "path": str(VIDEO)}, {"type": "text", "text": "What came first?"}]
+        inputs = processor.apply_chat_template(
+            [{"role": "user", "content": content}],
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            return_tensors="pt",
+        )
+        expected = model.generate(**inputs, max_new_tokens=4)
+        text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
+        encoded = {"video": BaseModelOutputWithPooling(pooler_output=(features,))}
+        assert torch.equal(model.generate(**text, mm_encoder_outputs=encoded, max_new_tokens=4), expected)
+
+    def test_bounded(self, model, processor):
+        exact, within, beyond = (
+            torch.cat(list(model.encode_video(processor.video_processor.stream(VIDEO), window=window)))
+            for window in (None, 8, 2)
+        )
+        torch.testing.assert_close(within, exact, rtol=0, atol=1e-5)
+        torch.testing.assert_close(beyond[:2], exact[:2], rtol=0, atol=1e-5)
+        assert (beyond[2:] - exact[2:]).abs().max() > 1e-3
 
 
 class TestImages:
@@ -477,12 +517,35 @@ class TestTemporalCache:
         assert ours.get_seq_length() == theirs.get_seq_length() == 9
         assert ours.get_mask_sizes(3, 0) == theirs.get_mask_sizes(3, 0) == (12, 0)
 
+    def test_no_memory_beyond_the_horizon(self):
+        cache = PVCTemporalCache(num_steps=10)
+        for number in range(10):
+            cache.update(self.states(1, number), self.states(1, number), 0)
+            assert cache.layers[0].keys.shape[-2] <= 10
+
     def test_a_step_moves_no_earlier_one(self):
         cache, places = PVCTemporalCache(), []
         for number in range(64):
             keys, _ = cache.update(self.states(1, number), self.states(1, number), 0)
             places.append(keys.data_ptr())
         assert len(set(places)) == 7  # 1, 2, 4, ..., 64
+
+    def test_steps_that_are_taken_back_leave_their_memory(self):
+        cache = PVCTemporalCache()
+        keys, values = self.states(6, 0), self.states(6, 1)
+        place = cache.update(keys, values, 0)[0].data_ptr()
+        cache.crop(-4)
+        assert cache.get_seq_length() == 2
+        again, _ = cache.update(keys[..., 2:5, :], values[..., 2:5, :], 0)
+        assert torch.equal(again, keys[..., :5, :])
+        assert again.data_ptr() == place
+        cache.crop(-100)
+        assert cache.get_seq_length() == 0
+
+    def test_a_language_model_s_cache_grows_only_where_it_attends_to_everything(self):
+        config = Qwen2Config(num_hidden_layers=4, use_sliding_window=True, sliding_window=8, max_window_layers=2)
+        kinds = [type(layer).__name__ for layer in growing_cache(config).layers]
+        assert kinds == ["PVCCacheLayer"] * 2 + ["DynamicSlidingWindowLayer"] * 2
 
     def test_bounded_keeps_the_first_and_the_last(self):
         cache, seen = PVCTemporalCache(sink=2, window=3), []
