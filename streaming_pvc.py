@@ -223,8 +223,6 @@ class PVCStream:
         self.num_frames = 0
         self._transcript.in_clip = False
 
-    # Seeing
-
     @torch.no_grad()
     def push(self, frames, times: float | Sequence[float] | None = None) -> None:
         """
@@ -250,6 +248,12 @@ class PVCStream:
     @torch.no_grad()
     def push_pixels(self, pixels: torch.Tensor, times: Sequence[float] | None = None) -> None:
         """`push` for frames that the video processor has prepared: `float[T, 3, H, W]`, and their times in seconds."""
+        if self.window is not None and len(pixels) > self.window:
+            # No more than the window at a time, or memory would be that of what is pushed.
+            for start in range(0, len(pixels), self.window):
+                part = slice(start, start + self.window)
+                self.push_pixels(pixels[part], None if times is None else times[part])
+            return
         labels = [f"Frame{self.num_frames + number}" for number in range(1, len(pixels) + 1)]
         if times is not None and self.processor.frame_times:
             labels = [f"{label} ({time:.1f} s)" for label, time in zip(labels, times)]
@@ -270,7 +274,7 @@ class PVCStream:
         self, video, frames_per_chunk: int = 8, progress: Callable[[int, int], None] | None = None, **sampling
     ) -> None:
         """
-        Watch a whole file as one clip, while it is decoded.
+        Watch a whole file as one clip, while it is decoded; it ends the clip before, and `watch` begins the next.
 
         Args:
             video: a file in any form, frames in memory, or what `PVCVideoProcessor.stream` made of either.
@@ -309,8 +313,6 @@ class PVCStream:
         """
         inputs = self.processor.image_processor(image, return_tensors="pt")
         self._queue.append(self._encode_image(inputs["pixel_values"]))
-
-    # Speaking
 
     @torch.no_grad()
     def ask(
@@ -370,8 +372,6 @@ class PVCStream:
             raise stopped
         return self.processor.tokenizer.decode(exchange.answer, skip_special_tokens=True).strip()
 
-    # Encoding
-
     def _encode_image(self, pixels: torch.Tensor) -> torch.Tensor:
         """Tiles of one image, `float[tiles, 3, H, W] -> float[tokens, hidden]`, or what is remembered of them."""
         settings = (tuple(pixels.shape), self.model.config.num_image_steps, self.model.dtype)
@@ -392,8 +392,6 @@ class PVCStream:
                 "watch(num_steps) with its length, or with how far ahead time should reach."
             )
         return encode_frames(self.model.model.vision_tower, pixels, self._clip, self._num_steps)
-
-    # What the language model reads
 
     def _read_queue(self):
         """Images that wait; the first is labelled only if it is not alone, as the chat template does."""
@@ -457,8 +455,6 @@ class PVCStream:
             use_cache=True,
         )
         self._transcript.pending = []
-
-    # Limits
 
     def _check_room(self, tokens: int, what: str) -> int:
         """

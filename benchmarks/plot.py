@@ -1,6 +1,7 @@
 # Copyright 2026 The PVC project authors. SPDX-License-Identifier: MIT
 """
-Draws `docs/performance_*.png` from what the benchmarks wrote to `benchmarks/results`.
+Draws `docs/performance_*.png` and writes the tables of `docs/performance.md` from what the benchmarks wrote to
+`benchmarks/results`.
 
     python benchmarks/plot.py
 """
@@ -37,6 +38,33 @@ def draw(name: str, xlabel: str, ylabel: str, lines: dict[str, tuple[list, list]
     return path
 
 
+def table(name: str) -> str:
+    """The figures of one benchmark in Markdown, with shapes and machine."""
+    result = json.loads((RESULTS / f"{name}.json").read_text())
+    machine = result["machine"]
+    rows = [
+        f"{', '.join(f'{key} {value}' for key, value in result['shapes'].items())}; {machine['hardware']}, "
+        f"{machine['threads']} threads, torch {machine['torch']}, transformers {machine['transformers']}",
+        "",
+        "| figure | measured | quartiles | goal |",
+        "|---|---|---|---|",
+    ]
+    for label, figure in result["figures"].items():
+        quartiles = " to ".join(f"{value:.2f}" for value in figure.get("ratio_quartiles", []))
+        rows.append(f"| {label.strip()} | {figure['ratio']:.3f} | {quartiles} | {figure.get('goal', '')} |")
+    return "\n".join(rows)
+
+
+def write_tables(path: Path) -> None:
+    """Each table between the comments that name its benchmark."""
+    text = path.read_text()
+    for name in ("tower", "preprocessing", "first_token", "stream"):
+        opening, closing = f"<!-- {name} -->", f"<!-- end of {name} -->"
+        before, _, rest = text.partition(opening)
+        text = f"{before}{opening}\n{table(name)}\n{closing}{rest.partition(closing)[2]}"
+    path.write_text(text)
+
+
 def main():
     stream, tower = series("stream"), series("tower")
     memory = {kind: (values["frames"], values["resident_mb"]) for kind, values in stream.items()}
@@ -48,7 +76,8 @@ def main():
     lines = {"measured": (steps, tower["image"]["ratio"]), "matrix products": (steps, layers["image"])}
     lines["naive repetition"] = (steps, layers["naive"])
     drawn.append(draw("image", "steps of an image tile", "time of a tile / plain ViT", lines))
-    for path in drawn:
+    write_tables(DOCS / "performance.md")
+    for path in (*drawn, DOCS / "performance.md"):
         print(path.relative_to(ROOT))
 
 

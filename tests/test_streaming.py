@@ -322,6 +322,12 @@ class TestBounded:
         assert len(stream._events) <= 12
         assert stream.num_frames == 40
 
+    def test_many_frames_at_once_are_held_no_longer(self, model, processor):
+        stream = model.stream(processor, num_steps=20, sink=2, window=5)
+        stream.push(moving_frames(40), [number / 2 for number in range(40)])
+        assert stream.num_frames == 40
+        assert stream.input_ids.count(processor.video_token_id) <= (2 + 2 * 5) * TOKENS
+
     def test_after_a_new_start_the_caches_are_as_from_scratch(self, model, processor):
         stream = model.stream(processor, num_steps=50, sink=1, window=4)
         for number, frame in enumerate(moving_frames(24)):
