@@ -630,6 +630,7 @@ class PVCModel(PVCPreTrainedModel):
         self,
         pixel_values: torch.Tensor,
         image_grid_thw: torch.Tensor | Sequence[Sequence[int]] | None = None,
+        encoder_chunk_size: int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         r"""
@@ -640,7 +641,8 @@ class PVCModel(PVCPreTrainedModel):
                 Tiles, image after image.
             image_grid_thw (`torch.Tensor` of shape `(num_images, 3)` or nested list, *optional*):
                 `[tiles, 1, 1]` of each image. Every tile its own image if not given.
-            kwargs: `encoder_chunk_size` and other arguments of the vision tower.
+            encoder_chunk_size (`int`, *optional*):
+                As in [`PVCVisionModel`]; named here, because `generate` passes on what is named.
 
         Returns:
             `BaseModelOutputWithPooling` whose `pooler_output` holds, per image, `(tokens, hidden_size)`: tile after
@@ -649,7 +651,9 @@ class PVCModel(PVCPreTrainedModel):
         num_tiles = pixel_values.shape[0]
         grid = [[1, 1, 1]] * num_tiles if image_grid_thw is None else image_grid_thw
         tiles_per_image = [tiles * rows for tiles, rows in rows_per_item("image_grid_thw", grid, num_tiles)]
-        outputs = self.vision_tower(pixel_values, num_repeats=self.config.num_image_steps, **kwargs)
+        outputs = self.vision_tower(
+            pixel_values, num_repeats=self.config.num_image_steps, encoder_chunk_size=encoder_chunk_size, **kwargs
+        )
         outputs.pooler_output = outputs.pooler_output.flatten(0, 1).split(
             [tiles * self.config.tokens_per_tile for tiles in tiles_per_image]
         )
@@ -661,6 +665,7 @@ class PVCModel(PVCPreTrainedModel):
         self,
         pixel_values_videos: torch.Tensor,
         video_grid_thw: torch.Tensor | Sequence[Sequence[int]] | None = None,
+        encoder_chunk_size: int | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPooling:
         r"""
@@ -672,7 +677,8 @@ class PVCModel(PVCPreTrainedModel):
             video_grid_thw (`torch.Tensor` of shape `(num_videos, 3)` or nested list, *optional*):
                 `[frames, 1, 1]` of each video; with k tiles a frame the last two multiply to k. All frames are one
                 video if not given.
-            kwargs: `encoder_chunk_size` and other arguments of the vision tower.
+            encoder_chunk_size (`int`, *optional*):
+                As in [`PVCVisionModel`]; named here, because `generate` passes on what is named.
 
         Returns:
             `BaseModelOutputWithPooling` whose `pooler_output` holds, per video, `(tokens, hidden_size)`: frame after
@@ -687,7 +693,9 @@ class PVCModel(PVCPreTrainedModel):
             for rows, (t, k) in zip(pixel_values_videos.split([t * k for t, k in videos]), videos)
         ]
         frames_per_clip = [t for t, k in videos for _ in range(k)]
-        outputs = self.vision_tower(torch.cat(clips), frames_per_clip=frames_per_clip, **kwargs)
+        outputs = self.vision_tower(
+            torch.cat(clips), frames_per_clip=frames_per_clip, encoder_chunk_size=encoder_chunk_size, **kwargs
+        )
         outputs.pooler_output = tuple(
             # (k t) -> (t k)
             tokens.unflatten(0, (k, t)).transpose(0, 1).flatten(0, 2)
