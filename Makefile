@@ -42,7 +42,7 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/preprocessing.py
 	$(BIN)/python benchmarks/tower.py
 	$(BIN)/python benchmarks/first_token.py --repeats 3
-	$(BIN)/python benchmarks/stream.py
+	$(BIN)/python benchmarks/long_stream.py
 	$(BIN)/python benchmarks/plot.py
 
 $(VENV)/installed: requirements.txt requirements-training.txt requirements-dev.txt constraints.txt

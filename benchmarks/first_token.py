@@ -12,7 +12,7 @@ the matrix products allow, counted from the shapes.
 from dataclasses import dataclass
 
 import torch
-from common import alternate, parser, prepare, ratio, report
+from measuring import alternate, parser, prepare, ratio, report
 from pvc.configuration_pvc import PVCConfig
 from pvc.modeling_pvc import PVCForConditionalGeneration
 from tower import products

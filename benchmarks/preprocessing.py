@@ -15,7 +15,7 @@ from pathlib import Path
 import av
 import numpy as np
 import torch
-from common import alternate, parser, prepare, ratio, report
+from measuring import alternate, parser, prepare, ratio, report
 from PIL import Image
 from pvc.image_processing_pvc import PVCImageProcessor, tile_grid
 from pvc.video_processing_pvc import PVCVideoProcessor, import_backend, uniform_indices

@@ -11,7 +11,7 @@ Random weights; half of the layers are progressive, as in PVC-InternVL2-8B, and 
 import statistics
 
 import torch
-from common import alternate, parser, prepare, ratio, report
+from measuring import alternate, parser, prepare, ratio, report
 from pvc.cache_pvc import PVCTemporalCache
 from pvc.configuration_pvc import PVCVisionConfig
 from pvc.modeling_pvc import PVCVisionModel

@@ -15,9 +15,9 @@ ROOT = Path(__file__).resolve().parent.parent
 pytest.importorskip("psutil", reason="the benchmarks need requirements-dev.txt")
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-import common  # noqa: E402
 import first_token  # noqa: E402
-import stream as stream_benchmark  # noqa: E402
+import long_stream  # noqa: E402
+import measuring  # noqa: E402
 import tower as tower_benchmark  # noqa: E402
 
 
@@ -25,7 +25,7 @@ import tower as tower_benchmark  # noqa: E402
 def results(tmp_path, monkeypatch):
     """Where figures go; the threads and the gradient mode that a benchmark sets are set back."""
     threads = torch.get_num_threads()
-    monkeypatch.setattr(common, "RESULTS", tmp_path)
+    monkeypatch.setattr(measuring, "RESULTS", tmp_path)
     yield tmp_path
     torch.set_num_threads(threads)
     torch.set_grad_enabled(True)
@@ -77,7 +77,7 @@ def test_what_the_shapes_allow():
 
 
 def test_a_ratio_is_of_medians():
-    figure = common.ratio({"a": [2.0, 3.0, 10.0], "b": [1.0, 2.0, 2.0]}, "a", "b")
+    figure = measuring.ratio({"a": [2.0, 3.0, 10.0], "b": [1.0, 2.0, 2.0]}, "a", "b")
     assert figure["ratio"] == 1.5
     assert figure["seconds"] == {"a": 3.0, "b": 2.0}
     assert figure["ratio_quartiles"][0] <= 1.5 <= figure["ratio_quartiles"][1]
@@ -85,7 +85,7 @@ def test_a_ratio_is_of_medians():
 
 def test_peers_alternate():
     order = []
-    seconds = common.alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, repeats=2)
+    seconds = measuring.alternate({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, repeats=2)
     assert order == ["a", "b"] * 3
     assert [len(values) for values in seconds.values()] == [2, 2]
 
@@ -100,12 +100,12 @@ def test_peers_alternate():
     ],
 )
 def test_a_figure_says_whether_it_meets_its_goal(goal, value, verdict):
-    assert common.described({"ratio": value, "goal": goal}).endswith(f"goal {goal}: {verdict}")
+    assert measuring.described({"ratio": value, "goal": goal}).endswith(f"goal {goal}: {verdict}")
 
 
 def test_a_report_is_written(results, capsys):
     args = SimpleNamespace(threads=1, device="cpu")
-    common.report("name", args, {"frames": 3}, {"a figure": {"ratio": 1.0}}, {"line": [1, 2]})
+    measuring.report("name", args, {"frames": 3}, {"a figure": {"ratio": 1.0}}, {"line": [1, 2]})
     written = json.loads((results / "name.json").read_text())
     assert written["figures"] == {"a figure": {"ratio": 1.0}}
     assert written["machine"]["torch"] == torch.__version__
@@ -114,9 +114,9 @@ def test_a_report_is_written(results, capsys):
 
 def test_a_short_stream(results, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["stream.py", "--frames", "40", "--threads", "1", "--device", "cpu"])
-    monkeypatch.setattr(stream_benchmark, "MARK", 10)
-    monkeypatch.setattr(stream_benchmark, "SETTLED", 20)
-    stream_benchmark.main()
+    monkeypatch.setattr(long_stream, "MARK", 10)
+    monkeypatch.setattr(long_stream, "SETTLED", 20)
+    long_stream.main()
     series = json.loads((results / "stream.json").read_text())["series"]
     assert series["bounded"]["frames"] == [10, 20, 30, 40]
     assert len(series["exact"]["frames"]) > 4

@@ -2,8 +2,8 @@
 """
 A long stream through the model in this repository: resident memory and time per frame, bounded and exact.
 
-    python benchmarks/stream.py                  # 20,000 frames
-    python benchmarks/stream.py --frames 100000
+    python benchmarks/long_stream.py                  # 20,000 frames
+    python benchmarks/long_stream.py --frames 100000
 """
 
 import gc
@@ -11,7 +11,7 @@ import time
 
 import psutil
 import torch
-from common import ROOT, parser, prepare, report
+from measuring import ROOT, parser, prepare, report
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 
