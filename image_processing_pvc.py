@@ -123,6 +123,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """
     if getattr(image, "n_frames", 1) > 1:
         image.seek(0)
+    # A file is read here, while it is open; turning copies, so it is left out where nothing turns.
+    image.load()
     if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
         image = ImageOps.exif_transpose(image)
     if image.mode == "RGB" and "transparency" not in image.info:
