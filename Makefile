@@ -37,7 +37,7 @@ train: $(VENV)/installed
 evaluate: $(VENV)/installed
 	$(BIN)/python -m training.evaluate --samples 200
 
-# The figures of docs/performance.md, in less than 20 minutes on two cores, and its plots.
+# The figures of docs/performance.md, in about 20 minutes on two cores, and its plots.
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/preprocessing.py
 	$(BIN)/python benchmarks/tower.py
