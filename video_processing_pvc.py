@@ -13,7 +13,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -246,8 +246,9 @@ class PyAVReader:
         av = import_backend("av")
         received = 0
         try:
-            with self._open() as (container, stream):
-                for frame in self._wanted(container, stream, indices):
+            # One thread decodes while another converts and resizes. Closed first, it no longer reads the container.
+            with self._open() as opened, closing(one_ahead(self._wanted(*opened, indices))) as decoded:
+                for frame in decoded:
                     received += 1
                     yield upright(frame)
         except av.error.FFmpegError as error:
@@ -335,7 +336,8 @@ class _PyAVContainer:
         if self.stream.codec_context is None:
             self.container.close()
             raise ValueError(f"expected a video in a codec that FFmpeg reads, received {name_of_source}; convert it")
-        self.stream.thread_type = "AUTO"
+        # A thread is left for what is done with the frames.
+        self.stream.thread_type, self.stream.codec_context.thread_count = "AUTO", max(1, torch.get_num_threads() - 1)
 
     def __enter__(self):
         return self.container, self.stream
