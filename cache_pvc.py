@@ -79,8 +79,19 @@ class PVCCacheLayer(DynamicLayer):
         return min(self.cumulative_length, self.sink + self.window)
 
     def crop(self, tokens_to_remove: int) -> None:
-        """Take back the last steps, their number given below zero as to `DynamicLayer`; not for a bounded cache."""
-        self.cumulative_length -= min(-tokens_to_remove, self.cumulative_length)
+        """
+        Take back the last steps, their number given below zero as to `DynamicLayer`.
+
+        Raises:
+            ValueError: for a number above zero, or for more than one step of a bounded cache that has begun to forget:
+                the next step takes the place of one, but what others were written over is gone.
+        """
+        steps = min(-tokens_to_remove, self.cumulative_length)
+        forgets = self.window is not None and self.cumulative_length > self.sink + self.window
+        if steps < 0 or (forgets and steps > 1):
+            most = "one step" if forgets else "all steps"
+            raise ValueError(f"Expected 0 for none to -n for n steps, {most} at most, to be taken back, got {-steps}.")
+        self.cumulative_length -= steps
 
     def get_seq_length(self) -> int:
         """Steps seen so far, those that a bounded cache has forgotten included."""
@@ -94,9 +105,22 @@ class PVCCacheLayer(DynamicLayer):
 
 
 def growing_cache(config) -> DynamicCache:
-    """A language model's cache whose full-attention layers are [`PVCCacheLayer`]s; others stay the library's."""
+    """
+    A language model's cache of [`PVCCacheLayer`]s, from which any number of tokens can be taken back.
+
+    Layers of sliding attention keep everything too: what they must not see, the library's mask hides.
+
+    Raises:
+        ValueError: if the model has layers that are not attention, or keep more than keys and values.
+    """
     cache = DynamicCache(config=config)
-    cache.layers = [PVCCacheLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    others = {type(layer).__name__ for layer in cache.layers} - {"DynamicLayer", "DynamicSlidingWindowLayer"}
+    if others:
+        raise ValueError(
+            f"Expected a language model whose layers are attention, from whose cache tokens can be taken back, got "
+            f"layers cached by {', '.join(sorted(others))}; give it whole conversations by `generate`."
+        )
+    cache.layers = [PVCCacheLayer() for _ in cache.layers]
     return cache
 
 
@@ -119,10 +143,16 @@ class PVCTemporalCache(Cache):
     """
 
     def __init__(self, sink: int = 0, window: int | None = None, num_steps: int | None = None):
-        if sink < 0 or (window is not None and window < 1) or (sink and window is None):
+        whole = all(isinstance(number, int) for number in (sink, 1 if window is None else window))
+        if not whole or sink < 0 or (window is not None and window < 1) or (sink and window is None):
             raise ValueError(
-                f"Expected a window of at least 1 with sink >= 0, or neither, got sink={sink} and window={window}; "
-                "a cache without a window remembers everything."
+                f"Expected a window of at least 1 with sink >= 0, or neither, got sink={sink!r} and "
+                f"window={window!r}; a cache without a window remembers everything."
             )
         self.is_bounded = window is not None
         super().__init__(layer_class_to_replicate=partial(PVCCacheLayer, sink, window, num_steps))
+
+    def rewind(self, num_steps: int) -> None:
+        """Take back what layers hold beyond `num_steps`: an interruption leaves layers of unlike length."""
+        for layer in self.layers:
+            layer.crop(min(0, num_steps - layer.get_seq_length()))

@@ -237,10 +237,8 @@ class PVCImageProcessor(TorchvisionBackend):  # trf-ignore: TRF057 (its docstrin
     ):
         """One image of any accepted kind -> uint8[3, height, width], or float where `do_rescale` is off."""
         if isinstance(image, Image.Image):
-            image = torch.from_numpy(np.array(to_rgb(image) if do_convert_rgb else image))
+            image = np.array(to_rgb(image) if do_convert_rgb else image)
             input_data_format = "channels_last"
-        elif isinstance(image, np.ndarray):
-            image = torch.from_numpy(np.require(image, requirements=("C", "W")))
         image = channels_first(image, input_data_format)
         image = to_grey_levels(image, do_rescale)
         if do_convert_rgb:
@@ -318,12 +316,33 @@ class PVCImageProcessor(TorchvisionBackend):  # trf-ignore: TRF057 (its docstrin
         return tiles + 1 if tiles > 1 and settings.get("use_thumbnail", self.use_thumbnail) else tiles
 
 
-def channels_first(image: torch.Tensor, input_data_format=None) -> torch.Tensor:
+def array_to_tensor(array: np.ndarray) -> torch.Tensor:
+    """The same numbers, in the same memory where torch can write to it.
+
+    Raises:
+        ValueError: objects, text, long doubles or bytes in the order of another machine.
+    """
+    try:
+        return torch.from_numpy(np.require(array, requirements=("C", "W")))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"expected numbers of a type that torch has, received an array of dtype {array.dtype}; "
+            "convert it with `.astype(np.uint8)`"
+        ) from error
+
+
+def channels_first(image: np.ndarray | torch.Tensor, input_data_format=None) -> torch.Tensor:
     """[H, W], [H, W, C] or [C, H, W] -> [C, H, W]; a last axis of 1, 3 or 4 is the channels unless said otherwise.
 
     Raises:
-        ValueError: another number of axes, or no axis that could hold channels.
+        ValueError: no real numbers, no pixels, another number of axes, or no axis that could hold channels.
     """
+    if isinstance(image, np.ndarray):
+        image = array_to_tensor(image)
+    if image.is_complex():
+        raise ValueError(f"expected an image of real numbers, received {image.dtype}; pass its real part")
+    if image.numel() == 0:
+        raise ValueError(f"expected an image with pixels, received shape {tuple(image.shape)}; leave it out")
     if image.ndim == 2:
         return image[None]
     if image.ndim != 3:
@@ -353,6 +372,8 @@ def to_grey_levels(image: torch.Tensor, do_rescale: bool | None) -> torch.Tensor
         return (image.to(torch.int32) >> 8).to(torch.uint8)
     if image.is_floating_point() and not do_rescale:
         return image.float()
+    if not image.is_floating_point():
+        image = image.to(torch.int64)  # torch finds no least of unsigned numbers
     lowest, highest = image.min().item(), image.max().item()
     if not (lowest >= 0 and highest <= 255):
         raise ValueError(f"expected pixel values in 0..255, received {lowest}..{highest}; rescale the image first")

@@ -516,7 +516,8 @@ class PVCVisionModel(PVCPreTrainedModel):
                 The horizon T of each clip, required with a cache. The steps given, if not given.
             encoder_chunk_size (`int`, *optional*):
                 Steps of which a layer computes activations at a time; features are the same. Besides them, memory
-                holds four times the hidden states of all steps. Those that fit `config.memory_budget`, if not given.
+                holds four times the hidden states of all steps. Those that fit `config.memory_budget`, if not given;
+                all of them where attentions are recorded.
 
         Returns:
             `BaseModelOutputWithPooling` with `last_hidden_state` of shape `(steps, 1 + num_patches, hidden_size)`,
@@ -539,6 +540,9 @@ class PVCVisionModel(PVCPreTrainedModel):
         if num_steps is None:
             num_steps = steps_per_clip
         chunk_size = self.steps_that_fit() if encoder_chunk_size is None else encoder_chunk_size
+        if kwargs.get("output_attentions", getattr(self.config, "output_attentions", False)):
+            # Each call of an attention is recorded as a layer's.
+            chunk_size = None
 
         hidden_states = in_chunks(self.embeddings, chunk_size, pixel_values)
         for layer in self.shared_layers:

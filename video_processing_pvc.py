@@ -10,11 +10,13 @@ Design decisions:
 """
 
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import ClassVar
 
@@ -132,6 +134,22 @@ def make_list_of_metadata(video_metadata, num_videos: int) -> list:
     return list(entries)
 
 
+def check_times(times) -> list[float]:
+    """Times in seconds, from any iterable of numbers, as floats; equal neighbours are fine.
+
+    Raises:
+        ValueError: an entry that is no number, is not finite or is less than the one before.
+    """
+    times = [time.tolist() if hasattr(time, "tolist") else time for time in times]
+    for position, time in enumerate(times):
+        if not isinstance(time, Real) or not math.isfinite(time) or (position and time < times[position - 1]):
+            raise ValueError(
+                f"expected finite times in ascending order, received {time!r} at index {position}; "
+                "give each frame its time in seconds, in order"
+            )
+    return [float(time) for time in times]
+
+
 def uniform_indices(start: int, end: int, num_frames: int) -> np.ndarray:
     """The published rule: int(start + seg / 2 + round(seg * i)), seg = (end - start) / num_frames."""
     segment = float(end - start) / num_frames
@@ -161,7 +179,7 @@ def bound_to_indices(metadata: VideoMetadata, bound) -> tuple[int, int]:
 def indices_at_rate(times: np.ndarray, start: int, end: int, fps: float, max_frames: int | None) -> np.ndarray:
     """Indices of the frames on screen at the middles of intervals of 1 / fps seconds, at most `max_frames` of them."""
     times = times[start : end + 1]
-    last_duration = (times[-1] - times[0]) / (len(times) - 1) if len(times) > 1 else 0.0
+    last_duration = (times[-1] - times[0]) / (len(times) - 1)
     span = times[-1] - times[0] + last_duration
     count = max(1, round(span * fps))
     if max_frames is not None:
@@ -212,10 +230,11 @@ class PyAVReader:
         points.sort()
         self.stamps = [stamp for stamp, _, _ in points]
         self.keyframes = [index for index, point in enumerate(points) if point[1]] or [0]
-        self.time_base = stream.time_base
+        # Whole numbers until the last step, so each time is the float64 nearest to the exact one.
+        ticks = (np.array(self.stamps, np.int64) - self.stamps[0]) * stream.time_base.numerator
+        self.times = ticks / stream.time_base.denominator
         self.total = len(self.stamps)
-        span = float((self.stamps[-1] - self.stamps[0]) * self.time_base)
-        measured = (self.total - 1) / span if span > 0 else None
+        measured = (self.total - 1) / float(self.times[-1]) if self.times[-1] > 0 else None
         self.fps = float(rate) if rate else measured
         self._check_complete(container, stream, end)
 
@@ -236,10 +255,6 @@ class PyAVReader:
             f"expected {wanted} readable frames in {self.name_of_source}, received {received}: {reason}; "
             "the file is truncated or corrupt, repair or download it again"
         )
-
-    def times(self) -> np.ndarray:
-        first = self.stamps[0]
-        return np.array([float((stamp - first) * self.time_base) for stamp in self.stamps])
 
     def frames(self, indices: list[int]) -> Iterator[torch.Tensor]:
         """Yield uint8[3, H, W] for ascending, unique indices; rotation metadata is applied."""
@@ -373,10 +388,8 @@ class DecordReader:
         except (decord.DECORDError, RuntimeError) as error:
             raise ValueError(f"expected a video, received {self.name_of_source}, which is not one") from error
         self.total, self.fps = len(self.video), float(self.video.get_avg_fps())
-
-    def times(self) -> np.ndarray:
         starts = self.video.get_frame_timestamp(range(self.total))[:, 0].astype(float)
-        return starts - starts[0]
+        self.times = starts - starts[0]
 
     def frames(self, indices: list[int]) -> Iterator[torch.Tensor]:
         decord = import_backend("decord")
@@ -392,7 +405,10 @@ class DecordReader:
 
 
 class TorchCodecReader:
-    """Reads with torchcodec, which needs FFmpeg's libraries on the machine."""
+    """Reads with torchcodec, which needs FFmpeg's libraries on the machine.
+
+    Times of the frames decoded so far are exact; the others are index / average rate.
+    """
 
     name = "torchcodec"
 
@@ -406,14 +422,7 @@ class TorchCodecReader:
         self.total, self.fps = len(self.decoder), self.decoder.metadata.average_fps
         if self.total == 0:
             raise ValueError(f"expected a video with frames, received {self.name_of_source} with none")
-        self._stamps = {}
-
-    def times(self) -> np.ndarray:
-        """Times of the frames decoded so far are exact; the others are index / average rate."""
-        times = np.arange(self.total) / self.fps
-        for index, seconds in self._stamps.items():
-            times[index] = seconds
-        return times
+        self.times = np.arange(self.total) / self.fps
 
     def frames(self, indices: list[int]) -> Iterator[torch.Tensor]:
         first = self.decoder.metadata.begin_stream_seconds or 0.0
@@ -425,7 +434,7 @@ class TorchCodecReader:
                     f"expected {len(indices)} readable frames in {self.name_of_source}, received {done}; "
                     "the file is truncated or corrupt, repair or download it again"
                 ) from error
-            self._stamps[index] = float(frame.pts_seconds) - first
+            self.times[index] = float(frame.pts_seconds) - first
             yield frame.data
 
 
@@ -492,6 +501,7 @@ class PVCVideoProcessor(BaseVideoProcessor):
     """
 
     valid_kwargs = PVCVideoProcessorKwargs
+    check_times = staticmethod(check_times)
     model_input_names: ClassVar[list[str]] = ["pixel_values_videos", "video_grid_thw"]
     resample = PILImageResampling.BICUBIC
     image_mean = IMAGENET_DEFAULT_MEAN
@@ -508,6 +518,7 @@ class PVCVideoProcessor(BaseVideoProcessor):
     bound = None
     video_backend = None
     progress = None
+    check_times = staticmethod(check_times)
 
     def __init__(self, **kwargs: Unpack[PVCVideoProcessorKwargs]):
         super().__init__(**kwargs)
@@ -522,11 +533,9 @@ class PVCVideoProcessor(BaseVideoProcessor):
         """
         validate_typed_dict(self.valid_kwargs, kwargs)
         kwargs = self.with_defaults(kwargs)
-        if kwargs["do_center_crop"] or kwargs["do_pad"]:
-            raise ValueError("expected whole frames, received do_center_crop or do_pad; crop or pad before the call")
         videos = make_list_of_videos(videos)
         entries = make_list_of_metadata(kwargs.pop("video_metadata"), len(videos))
-        loaded = [self._load(video, entry, kwargs) for video, entry in zip(videos, entries)]
+        loaded = [self._load(self._open(video, entry, kwargs), kwargs) for video, entry in zip(videos, entries)]
         clips = [clip for clip, _ in loaded]
         for clip in clips:
             check_channels(clip)
@@ -557,6 +566,8 @@ class PVCVideoProcessor(BaseVideoProcessor):
             settings["fps" if "num_frames" in given else "num_frames"] = None
         if "do_sample_frames" not in given and given & {"num_frames", "fps", "max_frames", "bound"}:
             settings["do_sample_frames"] = True
+        if settings["do_center_crop"] or settings["do_pad"]:
+            raise ValueError("expected whole frames, received do_center_crop or do_pad; crop or pad before the call")
         settings = self._standardize_kwargs(**settings)
         self._validate_preprocess_kwargs(**settings)
         check_size(settings["size"])
@@ -582,15 +593,20 @@ class PVCVideoProcessor(BaseVideoProcessor):
         videos = make_list_of_videos(video)
         if len(videos) != 1:
             raise ValueError(f"expected one video, received {len(videos)}; stream one after the other")
-        opened = self._open(videos[0], settings["video_metadata"], settings)
+        [entry] = make_list_of_metadata(settings.pop("video_metadata"), 1)
+        opened = self._open(videos[0], entry, settings)
         return PVCVideoStream(self, opened, frames_per_chunk, settings)
 
-    def _load(self, video, entry, settings: dict) -> tuple[torch.Tensor, PVCVideoMetadata]:
-        """One video in any form -> uint8[T, H, W, 3] at the model's size, and its metadata."""
-        opened = self._open(video, entry, settings)
-        unique = sorted(set(opened.indices))
-        clip, (height, width) = self._collect(opened.frames(unique), len(unique), settings)
-        return repeat_rows(clip, unique, opened.indices), opened.describe(height, width)
+    def _load(self, opened: "OpenVideo", settings: dict) -> tuple[torch.Tensor, PVCVideoMetadata]:
+        """One video -> uint8[T, H, W, 3] at the model's size, and the metadata of its frames."""
+        clip, unique = None, sorted(set(opened.indices))
+        for done, frame in enumerate(self.read(opened, settings)):
+            if clip is None:
+                clip = torch.empty(len(unique), *frame.shape, dtype=frame.dtype, device=frame.device)
+            clip[done] = frame
+            if settings["progress"] is not None:
+                settings["progress"](done + 1, len(unique))
+        return repeat_rows(clip, unique, opened.indices), opened.describe()
 
     def _open(self, video, entry, settings: dict) -> "OpenVideo":
         """What is known of a video before its frames are read, and how to read them."""
@@ -616,7 +632,7 @@ class PVCVideoProcessor(BaseVideoProcessor):
         def read(chosen: list[int]) -> Iterator[torch.Tensor]:
             return (to_tensor(frames[index]) for index in chosen)
 
-        return OpenVideo(metadata, indices, read, lambda: times, source)
+        return OpenVideo(metadata, indices, read, times, source)
 
     def _open_file(self, source, settings: dict) -> "OpenVideo":
         reader = choose_reader(settings["video_backend"])(read_source(source))
@@ -625,26 +641,23 @@ class PVCVideoProcessor(BaseVideoProcessor):
             fps=reader.fps,
             duration=reader.total / reader.fps if reader.fps else None,
             video_backend=reader.name,
-            frame_times=reader.times().tolist(),
+            frame_times=reader.times.tolist(),
         )
         indices = self.sample_frames(metadata, **_sampling(settings)).tolist()
         return OpenVideo(metadata, indices, reader.frames, reader.times, range(reader.total))
 
-    def _collect(self, frames: Iterator[torch.Tensor], total: int, settings: dict):
-        """Resize frames as they arrive -> (uint8[T, H, W, 3], native (height, width) of the first)."""
-        clip, native = None, None
-        for done, frame in enumerate(frames, start=1):
-            native = native or tuple(frame.shape[-2:])
+    def read(self, opened: "OpenVideo", settings: dict) -> Iterator[torch.Tensor]:
+        """Yield uint8[H, W, 3], resized as they arrive, for each of the indices once, in ascending order."""
+        metadata, shape = opened.metadata, None
+        for frame in opened.frames(sorted(set(opened.indices))):
+            height, width = frame.shape[1:]
+            metadata.height, metadata.width = metadata.height or height, metadata.width or width
             frame = self.resize_frame(frame, settings)
-            if clip is None:
-                clip = torch.empty(total, *frame.shape, dtype=frame.dtype, device=frame.device)
-            if clip.shape[1:] != frame.shape:
-                shapes = f"{tuple(clip.shape[1:3])} and {tuple(frame.shape[:2])}"
+            shape = shape or frame.shape
+            if frame.shape != shape:
+                shapes = f"{tuple(shape[:2])} and {tuple(frame.shape[:2])}"
                 raise ValueError(f"expected frames of one size, received {shapes}; pass `do_resize=True`")
-            clip[done - 1] = frame
-            if settings["progress"] is not None:
-                settings["progress"](done, total)
-        return clip, native
+            yield frame
 
     def resize_frame(self, frame: torch.Tensor, settings: dict) -> torch.Tensor:
         """uint8[3, H, W] -> uint8[size.height, size.width, 3], on the device of the settings."""
@@ -686,7 +699,7 @@ class PVCVideoProcessor(BaseVideoProcessor):
         start, end = bound_to_indices(metadata, bound)
         if num_frames is not None:
             return uniform_indices(start, end, num_frames)
-        if fps is not None:
+        if fps is not None and end > start:
             times = getattr(metadata, "frame_times", None)
             if times is None and metadata.fps is None:
                 raise ValueError("expected video_metadata with fps or timestamps to sample by `fps`, received none")
@@ -702,14 +715,11 @@ class PVCVideoProcessor(BaseVideoProcessor):
             fetched = [self.fetch_videos(video, sample_indices_fn) for video in video_url_or_urls]
             return [clip for clip, _ in fetched], [metadata for _, metadata in fetched]
         settings = self.with_defaults({"do_resize": False})
-        if sample_indices_fn is None:
-            clip, metadata = self._load(video_url_or_urls, None, settings)
-            return clip.permute(0, 3, 1, 2), metadata
-        opened = self._open_file(video_url_or_urls, settings)
-        opened.indices = [int(index) for index in sample_indices_fn(metadata=opened.metadata)]
-        unique = sorted(set(opened.indices))
-        clip, (height, width) = self._collect(opened.frames(unique), len(unique), settings)
-        return repeat_rows(clip, unique, opened.indices).permute(0, 3, 1, 2), opened.describe(height, width)
+        opened = self._open(video_url_or_urls, None, settings)
+        if sample_indices_fn is not None:
+            opened.indices = [int(index) for index in sample_indices_fn(metadata=opened.metadata)]
+        clip, metadata = self._load(opened, settings)
+        return clip.permute(0, 3, 1, 2), metadata
 
 
 @dataclass
@@ -719,13 +729,12 @@ class OpenVideo:
     metadata: PVCVideoMetadata
     indices: list[int]
     frames: Callable[[list[int]], Iterator[torch.Tensor]]
-    times: Callable[[], list[float] | np.ndarray | None]
+    times: list[float] | np.ndarray | None
     source: list[int] | range
 
-    def describe(self, height: int, width: int) -> PVCVideoMetadata:
-        """The metadata of what was taken; torchcodec knows exact times only once frames are decoded."""
-        metadata, times = self.metadata, self.times()
-        metadata.height, metadata.width = metadata.height or height, metadata.width or width
+    def describe(self) -> PVCVideoMetadata:
+        """The metadata of what is taken; torchcodec knows exact times only once frames are decoded."""
+        metadata, times = self.metadata, self.times
         metadata.frames_indices = [int(self.source[index]) for index in self.indices]
         metadata.frame_times = None if times is None else [float(times[index]) for index in self.indices]
         return metadata
@@ -740,12 +749,12 @@ class PVCVideoStream:
 
     Attributes:
         num_frames (`int`): frames in all, the horizon T of the clip.
-        metadata ([`PVCVideoMetadata`]): of the file.
+        metadata ([`PVCVideoMetadata`]): of the frames that are taken; their height and width are known, and with
+            torchcodec their exact times, once they are decoded.
     """
 
     def __init__(self, processor, opened: OpenVideo, frames_per_chunk: int, settings: dict):
         self.num_frames = len(opened.indices)
-        self.metadata = opened.metadata
         self._processor = processor
         self._opened = opened
         self._frames_per_chunk = frames_per_chunk
@@ -755,23 +764,25 @@ class PVCVideoStream:
         """Chunks."""
         return -(-self.num_frames // self._frames_per_chunk)
 
+    @property
+    def metadata(self) -> PVCVideoMetadata:
+        return self._opened.describe()
+
     def __iter__(self) -> Iterator[tuple[torch.Tensor, list[float] | None]]:
         return one_ahead(self._chunks())
 
     def _chunks(self) -> Iterator[tuple[torch.Tensor, list[float] | None]]:
-        frames = self._frames()
+        frames, times = self._frames(), self._opened.times
         for start in range(0, self.num_frames, self._frames_per_chunk):
             indices = self._opened.indices[start : start + self._frames_per_chunk]
             pixels = torch.stack(list(itertools.islice(frames, len(indices))))
-            times = self._opened.times()
-            times = None if times is None else [float(times[index]) for index in indices]
-            yield self._processor.normalise(pixels, self._settings), times
+            chosen = None if times is None else [float(times[index]) for index in indices]
+            yield self._processor.normalise(pixels, self._settings), chosen
 
     def _frames(self) -> Iterator[torch.Tensor]:
         """Resized frames in the order of the indices, which ascend and may repeat."""
         progress, previous = self._settings["progress"], None
-        unique = sorted(set(self._opened.indices))
-        frames = (self._processor.resize_frame(frame, self._settings) for frame in self._opened.frames(unique))
+        frames = self._processor.read(self._opened, self._settings)
         for done, index in enumerate(self._opened.indices, start=1):
             if index != previous:
                 frame, previous = next(frames), index
@@ -809,21 +820,20 @@ def _unpack_dict(video: dict, entry):
     unknown = set(video) - {"frames", "timestamps", "fps"}
     if "frames" not in video or unknown:
         raise ValueError(f"expected a dict with frames, timestamps and fps, received keys {sorted(video)}")
-    frames, times = video["frames"], video.get("timestamps")
-    metadata = _metadata_of_frames(entry, len(frames))
-    metadata.fps = video.get("fps", metadata.fps)
-    if times is not None:
-        if len(times) != len(frames):
-            raise ValueError(f"expected one timestamp per frame ({len(frames)}), received {len(times)}")
-        metadata.frame_times = [float(time) for time in times]
-    return frames, metadata
+    known = {name: value for name, value in video.items() if name != "frames"}
+    return video["frames"], {**(entry or {}), **known}
 
 
 def _metadata_of_frames(entry, num_frames: int) -> PVCVideoMetadata:
     """Our own copy of what is known about decoded frames; `frames_indices` are kept only if they describe them."""
-    metadata = PVCVideoMetadata(total_num_frames=num_frames)
-    known = {name: entry[name] for name in metadata if name in entry or hasattr(entry, name)} if entry else {}
-    metadata.update({name: value for name, value in known.items() if name != "total_num_frames"})
+    known, metadata = dict(entry or {}), PVCVideoMetadata(total_num_frames=num_frames)
+    times = known.pop("timestamps", None)
+    times = known.get("frame_times") if times is None else times
+    if times is not None:
+        known["frame_times"] = times = check_times(times)
+        if len(times) != num_frames:
+            raise ValueError(f"expected one timestamp per frame ({num_frames}), received {len(times)}")
+    metadata.update({name: known[name] for name in metadata if name in known and name != "total_num_frames"})
     if metadata.frames_indices is not None and len(metadata.frames_indices) != num_frames:
         metadata.frames_indices = None
     return metadata
@@ -843,9 +853,7 @@ def _frame_reader(frames, settings: dict) -> Callable:
         if isinstance(frame, (str, Path)):
             frame = open_image(frame)
         if isinstance(frame, Image.Image):
-            return torch.from_numpy(np.array(to_rgb(frame))).permute(2, 0, 1)
-        if isinstance(frame, np.ndarray):
-            frame = torch.from_numpy(np.require(frame, requirements=("C", "W")))
+            return channels_first(np.array(to_rgb(frame)), "channels_last")
         frame = to_grey_levels(channels_first(frame, data_format), settings["do_rescale"])
         return array_to_rgb(frame) if settings["do_convert_rgb"] else frame
 

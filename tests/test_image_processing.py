@@ -133,7 +133,7 @@ def test_same_picture_in_every_form(processor, tmp_path):
     text = base64.b64encode(data).decode()
     forms = [path, str(path), data, io.BytesIO(data), path.open("rb"), f"data:image/png;base64,{text}", text]
     forms += [array, array.transpose(2, 0, 1), torch.from_numpy(array.copy()), array.astype(np.int64)]
-    forms += [array.astype(np.float32), array.astype(np.uint16) * 257]
+    forms += [array.astype(np.float32), array.astype(np.uint16) * 257, array.astype(np.uint32)]
     expected = processor(image, return_tensors="pt")["pixel_values"]
     for form in forms:
         assert torch.equal(processor(form, return_tensors="pt")["pixel_values"], expected), type(form)
@@ -232,6 +232,12 @@ def test_url(processor, tmp_path):
         (np.full((8, 8, 3), np.nan), {}, "received nan..nan"),
         (np.full((8, 8, 3), 0.5), {}, "do_rescale=False"),
         (np.zeros((8, 8, 7), np.uint8), {}, r"received shape \(8, 8, 7\)"),
+        (np.zeros((0, 48, 3), np.uint8), {}, r"image with pixels, received shape \(0, 48, 3\)"),
+        (np.zeros((48, 0, 3), np.float32), {}, r"image with pixels, received shape \(48, 0, 3\)"),
+        (np.zeros((8, 8, 3), np.complex64), {}, "real numbers, received torch.complex64"),
+        (np.zeros((8, 8, 3), object), {}, "received an array of dtype object"),
+        (np.full((8, 8, 3), "grey"), {}, "received an array of dtype <U4"),
+        (np.zeros((8, 8, 3), ">i4"), {}, "received an array of dtype >i4"),
         (b"not an image", {}, "file that is not one"),
         (encoded(photo(99, 99))[:500], {}, "readable image"),
         (17, {}, "received int"),

@@ -2,6 +2,7 @@
 """Sampling against the published rule worked by hand, and decoding of files made here with PyAV."""
 
 import base64
+import itertools
 import sys
 import threading
 import time
@@ -17,11 +18,13 @@ from pvc import video_processing_pvc as module
 from pvc.video_processing_pvc import (
     PVCVideoMetadata,
     PVCVideoProcessor,
+    check_times,
     ebml_size,
     make_list_of_metadata,
     make_list_of_videos,
     uniform_indices,
 )
+from transformers.video_utils import VideoMetadata
 
 
 av = pytest.importorskip("av")
@@ -163,6 +166,21 @@ def test_variable_rate_times(processor, folder, name):
     assert spread.frames_indices[:3] == [9, 9, 9]  # the tenth frame stays on screen for three seconds
 
 
+def test_times_are_exact_and_computed_once(tmp_path):
+    base = Fraction(1001, 30000)
+    with av.open(str(tmp_path / "ntsc.avi"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=1 / base)
+        stream.width, stream.height, stream.codec_context.time_base = 96, 64, base
+        for index in range(100):
+            frame = av.VideoFrame.from_ndarray(picture(index % 50), "rgb24")
+            frame.pts, frame.time_base = index, base
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    reader = module.PyAVReader(str(tmp_path / "ntsc.avi"))
+    assert reader.times.tolist() == [float(index * base) for index in range(100)]
+    assert reader.times is reader.times
+
+
 def test_rotation(processor, folder):
     plain = processor(folder / "a.mp4", num_frames=1, do_resize=False, return_tensors="pt")["pixel_values_videos"]
     turned = processor(folder / "rotated.mp4", num_frames=1, do_resize=False, return_tensors="pt")
@@ -211,6 +229,66 @@ def test_decoded_frames_are_taken_or_sampled(processor):
     outputs = processor(timed, return_metadata=True)
     assert outputs["video_metadata"][0].timestamps == [0.0, 0.5, 4.0]
     assert PVCVideoMetadata(4, fps=2.0, frames_indices=[1, 3]).timestamps == [0.5, 1.5]
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        VideoMetadata(20, fps=5.0),
+        PVCVideoMetadata(20, fps=5.0),
+        {"total_num_frames": 20, "fps": 5.0},
+        {"total_num_frames": 20, "timestamps": np.arange(20) / 5},
+        PVCVideoMetadata(20, frame_times=[index / 5 for index in range(20)]),
+    ],
+)
+def test_every_form_of_metadata(processor, entry):
+    array = np.stack([picture(index) for index in range(20)])
+    for form in (entry, [entry], [[entry]]):
+        outputs = processor(array, fps=1, video_metadata=form, return_metadata=True)
+        stream = processor.stream(array, fps=1, video_metadata=form)
+        pixels, times = zip(*stream)
+        assert torch.equal(torch.cat(pixels), torch.as_tensor(outputs["pixel_values_videos"]))
+        assert times == (outputs["video_metadata"][0].frame_times,)
+        assert outputs["video_metadata"][0].frames_indices == [2, 7, 12, 17]
+        assert outputs["video_metadata"] == [stream.metadata]
+
+
+def test_a_picture_is_one_frame_at_any_rate(processor, tmp_path):
+    Image.fromarray(picture(7)).save(tmp_path / "a.png")
+    assert names(processor(tmp_path / "a.png", fps=2, return_tensors="pt")) == [7]
+    assert names(processor({"frames": [picture(7)], "timestamps": [4.0]}, fps=2, return_tensors="pt")) == [7]
+
+
+@pytest.mark.parametrize(
+    "times",
+    [[-1, 0.5, 0.5, 9], (-1.0, 0.5, 0.5, 9.0), np.array([-1, 0.5, 0.5, 9]), torch.tensor([-1, 0.5, 0.5, 9])],
+)
+def test_times(times):
+    for form in (times, iter(times), [*times[:2], Fraction(1, 2), times[3]]):
+        checked = check_times(form)
+        assert checked == [-1.0, 0.5, 0.5, 9.0]
+        assert {type(time) for time in checked} == {float}
+
+
+@pytest.mark.parametrize(
+    ("times", "message"),
+    [
+        ([0.0, None], "received None at index 1"),
+        (["0.0"], "received '0.0' at index 0"),
+        ([0.0, float("nan"), 1.0], "received nan at index 1"),
+        (np.array([0.0, np.inf]), "received inf at index 1"),
+        (torch.tensor([0.0, 2.0, 1.0]), "ascending order, received 1.0 at index 2"),
+        (np.zeros((1, 2)), r"received \[0.0, 0.0\] at index 0"),
+    ],
+)
+def test_refused_times(processor, times, message):
+    frames = np.zeros((len(times), 8, 8, 3), np.uint8)
+    with pytest.raises(ValueError, match=message):
+        processor.check_times(times)
+    for video, entry in (({"frames": frames, "timestamps": times}, None), (frames, {"frame_times": times})):
+        for read in (processor, processor.stream):
+            with pytest.raises(ValueError, match=message):
+                read(video, video_metadata=entry)
 
 
 def test_batches(processor, folder):
@@ -263,6 +341,7 @@ def test_a_stream_is_the_video_in_chunks(processor, folder, size, settings):
     pixels = torch.cat([pixels for pixels, _ in chunks])
     assert torch.equal(pixels, torch.as_tensor(whole["pixel_values_videos"]))
     assert [time for _, times in chunks for time in times] == whole["video_metadata"][0].frame_times
+    assert stream.metadata == whole["video_metadata"][0]
     assert stream.num_frames == len(pixels)
     assert len(stream) == len(chunks)
     assert all(len(pixels) == len(times) == size for pixels, times in chunks[:-1])
@@ -314,10 +393,51 @@ def test_a_stream_holds_two_chunks(processor, folder, monkeypatch):
     assert 4 <= most[0] <= 8
 
 
-def test_a_stream_that_breaks_off(processor, folder, monkeypatch):
+def test_a_stream_tells_what_it_takes_before_it_is_decoded(processor, folder):
+    metadata = processor.stream(folder / "a.mp4").metadata
+    assert metadata.frames_indices == [2, 7, 12, 17, 22, 26, 31, 36]
+    assert metadata.timestamps == pytest.approx([0.2, 0.7, 1.2, 1.7, 2.2, 2.6, 3.1, 3.6])
+
+
+@pytest.mark.parametrize("leave", ["close", "forget", "interrupt"])
+@pytest.mark.parametrize("kind", ["reader", "stream"])
+def test_left_midway(processor, folder, monkeypatch, kind, leave):
+    """No thread is left behind, and nothing is raised where nobody could catch it."""
+    unraised, threads = [], threading.active_count()
+    monkeypatch.setattr(sys, "unraisablehook", unraised.append)
+    if kind == "reader":
+        items = module.PyAVReader(str(folder / "a.mp4")).frames(list(range(40)))
+    else:
+        items = iter(processor.stream(folder / "a.mp4", frames_per_chunk=4, max_frames=40))
+    next(items), next(items)
+    assert threading.active_count() > threads
+    if leave == "close":
+        items.close()
+    elif leave == "interrupt":
+        with pytest.raises(KeyboardInterrupt):
+            items.throw(KeyboardInterrupt)
+    del items
+    assert threading.active_count() == threads
+    assert unraised == []
+
+
+def test_an_error_while_decoding_reaches_the_caller(processor, folder, monkeypatch):
+    decode, threads = module.PyAVReader._decode, threading.active_count()
+
+    def break_off(self, *arguments):
+        yield from itertools.islice(decode(self, *arguments), 6)
+        raise av.error.InvalidDataError(1, "cut here")
+
+    monkeypatch.setattr(module.PyAVReader, "_decode", break_off)
+    stream = iter(processor.stream(folder / "a.mp4", frames_per_chunk=4, max_frames=40))
+    assert len(next(stream)[0]) == 4
+    for rest in (stream, module.PyAVReader(str(folder / "a.mp4")).frames(list(range(40)))):
+        with pytest.raises(ValueError, match="expected 40 readable frames in .*, received 6: .*cut here"):
+            list(rest)
     monkeypatch.setattr(module, "upright", lambda frame: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         next(iter(processor.stream(folder / "a.mp4")))
+    assert threading.active_count() == threads
 
 
 @pytest.mark.parametrize(
@@ -332,6 +452,19 @@ def test_a_stream_that_breaks_off(processor, folder, monkeypatch):
 def test_streams_refused(processor, video, size, message):
     with pytest.raises(ValueError, match=message):
         processor.stream(video, frames_per_chunk=size)
+
+
+@pytest.mark.parametrize("settings", [{"do_center_crop": True, "crop_size": 4}, {"do_pad": True}])
+def test_streams_refuse_what_calls_refuse(processor, settings):
+    for read in (processor, processor.stream):
+        with pytest.raises(ValueError, match="expected whole frames, received do_center_crop or do_pad"):
+            read(np.zeros((2, 8, 8, 3), np.uint8), **settings)
+    entries = [{"fps": 1.0, "total_num_frames": 2}] * 2
+    with pytest.raises(ValueError, match=r"per video \(1\), received 2"):
+        processor.stream(np.zeros((2, 8, 8, 3), np.uint8), video_metadata=entries)
+    frames = [Image.new("RGB", (4, 4)), Image.new("RGB", (5, 4))]
+    with pytest.raises(ValueError, match=r"one size, received \(4, 4\) and \(4, 5\)"):
+        list(processor.stream(frames, do_resize=False))
 
 
 def test_fetch_videos(processor, folder):
@@ -378,9 +511,14 @@ def test_torchcodec(processor, folder, monkeypatch):
     outputs = processor("a.mp4", video_backend="torchcodec", return_metadata=True, return_tensors="pt")
     assert names(outputs) == [2, 7, 12, 17, 22, 26, 31, 36]
     assert outputs["video_metadata"][0].video_backend == "torchcodec"
+    stream = processor.stream("a.mp4", video_backend="torchcodec")
+    assert stream.metadata.frame_times == [0.2, 0.7, 1.2, 1.7, 2.2, 2.6, 3.1, 3.6]
+    assert [time for _, times in stream for time in times] == outputs["video_metadata"][0].frame_times
+    assert stream.metadata == outputs["video_metadata"][0]
+    assert stream.metadata.frame_times == pytest.approx([0.21, 0.71, 1.21, 1.71, 2.21, 2.61, 3.11, 3.61])
     reader = module.TorchCodecReader("a.mp4")
     assert len(list(reader.frames([2, 7]))) == 2
-    assert reader.times()[[2, 7]].tolist() == pytest.approx([0.21, 0.71])
+    assert reader.times[[2, 7]].tolist() == pytest.approx([0.21, 0.71])
     with pytest.raises(ValueError, match="received 1; the file is truncated"):
         list(reader.frames([3, 38]))
     with pytest.raises(ValueError, match="which is not one"):
@@ -461,7 +599,12 @@ ARRAY = np.zeros((4, 8, 8, 3), np.uint8)
         (17, {}, "received int"),
         ([{"type": "video"}], {}, r"received keys \['type'\]"),
         ({"frames": ARRAY, "timestamps": [0.0]}, {}, r"one timestamp per frame \(4\), received 1"),
+        (ARRAY, {"video_metadata": {"total_num_frames": 4, "frame_times": [0.0]}}, r"per frame \(4\), received 1"),
         (ARRAY[:0], {}, "length 0"),
+        (ARRAY[:, :0], {}, r"image with pixels, received shape \(0, 8, 3\)"),
+        (ARRAY.astype(np.complex64), {}, "real numbers, received torch.complex64"),
+        (ARRAY.astype(object), {}, "received an array of dtype object"),
+        ([Image.new("RGB", (0, 5))], {}, r"image with pixels, received shape \(5, 0, 3\)"),
         (np.zeros((4, 8, 8, 7), np.uint8), {}, r"received \(4, 8, 8, 7\)"),
         (ARRAY[..., :1], {"do_convert_rgb": False}, r"3 channels, received 1"),
         (ARRAY, {"fps": 2}, "fps or timestamps"),
