@@ -275,6 +275,23 @@ class TestTower:
         hook.remove()
         assert rows == [8, 3, 3, 2, 1, 1]
 
+    def test_no_part_of_the_tower_is_given_more_than_a_chunk(self, tower):
+        rows = {name: [] for name in ("embeddings", "compressor")}
+        hooks = [
+            getattr(tower, name).register_forward_pre_hook(lambda _, args, name=name: rows[name].append(len(args[0])))
+            for name in rows
+        ]
+        tower(frames(5), frames_per_clip=[5], num_repeats=2, encoder_chunk_size=4)
+        for hook in hooks:
+            hook.remove()
+        assert rows == {"embeddings": [4, 1], "compressor": [4, 4, 2]}
+
+    def test_attentions_are_recorded_once_a_layer(self, tiny_tower):
+        tower = tiny_tower("eager")
+        expected = tower(frames(4), frames_per_clip=[4], output_attentions=True).attentions
+        recorded = tower(frames(4), frames_per_clip=[4], output_attentions=True, encoder_chunk_size=1).attentions
+        assert [x.shape for x in recorded] == [x.shape for x in expected]
+
     @pytest.mark.parametrize("attention", ["eager", "sdpa"])
     def test_memory_is_that_of_a_chunk_however_long_the_video(self, tiny_tower, attention):
         """Besides four copies of the hidden states, and the tokens that come out."""

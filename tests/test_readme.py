@@ -13,7 +13,8 @@ from huggingface_hub import ModelCard
 
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+STREAMING = (ROOT / "docs" / "streaming.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```python\n(.*?)```", README + STREAMING, flags=re.DOTALL)
 COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL) for line in block.splitlines()]
 
 pytestmark = pytest.mark.skipif(
@@ -67,4 +68,4 @@ def test_file_list_is_true():
 
 
 # What each block prints, block by block: the truth about the files in assets/.
-EXPECTED = [["14", "14", "3", "8"], ["14", "8"], ["14", "14", "3"], ["3", "8"]]
+EXPECTED = [["14", "14", "3", "8"], ["14", "8"], ["14", "14", "3"], ["3", "8"], ["3 8", "8 16 128 [0.0, 1.0]"]]
