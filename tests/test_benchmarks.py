@@ -6,8 +6,10 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 
@@ -18,6 +20,8 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 import first_token  # noqa: E402
 import long_stream  # noqa: E402
 import measuring  # noqa: E402
+import plot  # noqa: E402
+import preprocessing  # noqa: E402
 import tower as tower_benchmark  # noqa: E402
 
 
@@ -26,6 +30,7 @@ def results(tmp_path, monkeypatch):
     """Where figures go; the threads and the gradient mode that a benchmark sets are set back."""
     threads = torch.get_num_threads()
     monkeypatch.setattr(measuring, "RESULTS", tmp_path)
+    monkeypatch.setattr(plot, "RESULTS", tmp_path)
     yield tmp_path
     torch.set_num_threads(threads)
     torch.set_grad_enabled(True)
@@ -114,9 +119,110 @@ def test_a_report_is_written(results, capsys):
 
 def test_a_short_stream(results, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["stream.py", "--frames", "40", "--threads", "1", "--device", "cpu"])
-    monkeypatch.setattr(long_stream, "MARK", 10)
-    monkeypatch.setattr(long_stream, "SETTLED", 20)
+    monkeypatch.setattr(long_stream, "WINDOW", 1)
+    monkeypatch.setattr(long_stream, "ASK_EVERY", 10)
+    monkeypatch.setattr(long_stream, "NUM_READINGS", 10)
+    # It takes long where many tests have left objects.
+    monkeypatch.setattr(long_stream.gc, "collect", lambda: 0)
     long_stream.main()
-    series = json.loads((results / "stream.json").read_text())["series"]
-    assert series["bounded"]["frames"] == [10, 20, 30, 40]
-    assert len(series["exact"]["frames"]) > 4
+    written = json.loads((results / "stream.json").read_text())
+    assert "resident memory, frame 40 / frame 4" in written["figures"]
+    assert written["series"]["bounded"]["frames"] == list(range(4, 41, 4))
+    assert len(written["series"]["exact"]["frames"]) > 4
+    assert max(written["series"]["bounded"]["tokens"]) < max(written["series"]["exact"]["tokens"])
+
+
+def test_a_stream_too_short_to_settle_is_refused(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["stream.py", "--frames", "649"])
+    with pytest.raises(SystemExit):
+        long_stream.main()
+    assert "expected --frames of at least 650, for memory to settle in a tenth, got 649" in capsys.readouterr().err
+
+
+def test_the_figures_of_the_tower(tiny_tower, monkeypatch):
+    """Every run takes its step back, so that all of them see as many cached frames."""
+    ours, native, pixels = tiny_tower(), tiny_tower(num_temporal_layers=0), torch.randn(2, 3, 16, 16)
+    caches, filled = {}, tower_benchmark.filled_cache
+
+    def remember(tower, length, *args):
+        caches[length] = filled(tower, length, *args)
+        return caches[length]
+
+    monkeypatch.setattr(tower_benchmark, "filled_cache", remember)
+    with torch.no_grad():
+        videos = tower_benchmark.of_videos(ours, native, pixels, 1)
+        images, image = tower_benchmark.of_images(ours, native, pixels[:1], 1)
+        streams, stream = tower_benchmark.of_streams(ours, native, pixels[:1], 2)
+    assert sum("goal" in figure for figure in (videos | images | streams).values()) == 4
+    assert image["steps"] == [1, 2, 4, 8]
+    assert stream["length"] == [cache.get_seq_length() for cache in caches.values()] == [1, 16, 32, 64]
+    assert {len(values) for values in stream.values()} == {4}
+
+
+def test_a_part_of_the_tower_stands_for_the_whole():
+    from pvc.configuration_pvc import PVCVisionConfig
+
+    part = tower_benchmark.towers(2, "meta", torch.float32)[0].config
+    for settings in ((2,), (1, 4), (1, 1, 64)):
+        whole = tower_benchmark.products(PVCVisionConfig(), *settings)
+        assert tower_benchmark.products(part, *settings) == pytest.approx(whole, rel=0.005)
+
+
+def test_published_tiles_are_ours_within_grey_levels():
+    noise = np.random.default_rng(0).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+    image = Image.fromarray(noise).resize((400, 300), Image.Resampling.BICUBIC)
+    processor = preprocessing.PVCImageProcessor(max_tiles=preprocessing.MAX_TILES)
+    mean, std = processor.image_mean, processor.image_std
+    ours = processor([image], return_tensors="pt")["pixel_values"]
+    theirs = preprocessing.published([image], mean, std)
+    assert theirs.shape == ours.shape
+    assert preprocessing.grey_levels(ours, theirs, std).max() <= preprocessing.GREY_LEVELS
+
+
+def test_readers_of_a_video_give_its_frames(tmp_path, monkeypatch):
+    """Each in its own pixels, yet of the same frames: another frame would be farther away."""
+    monkeypatch.setattr(preprocessing, "NUM_FRAMES", 12)
+    monkeypatch.setattr(preprocessing, "NUM_SAMPLED", 3)
+    path = tmp_path / "video.mp4"
+    preprocessing.write_video(path)
+    processor = preprocessing.PVCVideoProcessor(num_frames=3, video_backend="pyav")
+    std, ours = processor.image_std, processor(path, return_tensors="pt")["pixel_values_videos"]
+    readers = preprocessing.readers(str(path), processor.image_mean, std)
+    assert "pyav" in readers
+    for read in readers.values():
+        theirs = read()
+        assert theirs.shape == ours.shape
+        distance = preprocessing.grey_levels(ours, theirs, std).mean()
+        assert distance < preprocessing.grey_levels(ours, theirs.roll(1, 0), std).mean() / 2
+
+
+@pytest.mark.parametrize("encode", [False, True])
+def test_resident_memory_is_read_while_a_video_is_streamed(encode):
+    assert preprocessing.resident_peak(str(ROOT / "assets" / "order.mp4"), 9, encode) > 1
+
+
+def test_tables_are_written_between_their_marks(results, tmp_path):
+    args = SimpleNamespace(threads=1, device="cpu")
+    page = "# Title\n"
+    for name in ("tower", "preprocessing", "first_token", "stream"):
+        figure = {"ratio": 1.0, "ratio_quartiles": [0.5, 2.0], "goal": "at most 1.2"}
+        measuring.report(name, args, {"frames": 3}, {f"  {name}'s figure": figure})
+        page += f"before {name}\n<!-- {name} -->\nan old table\n<!-- end of {name} -->\nafter {name}\n"
+    path = tmp_path / "page.md"
+    path.write_text(page)
+    plot.write_tables(path)
+    written = path.read_text()
+    assert "| tower's figure | 1.000 | 0.50 to 2.00 | at most 1.2 |\n<!-- end of tower -->\nafter tower\n" in written
+    assert "old" not in written
+    assert [line for line in page.splitlines() if "old" not in line] == [
+        line for line in written.splitlines() if not line.startswith(("|", "frames 3;")) and line
+    ]
+    plot.write_tables(path)
+    assert path.read_text() == written
+
+
+def test_plots_are_drawn(tmp_path, monkeypatch):
+    monkeypatch.setattr(plot, "DOCS", tmp_path)
+    path = plot.draw("name", "x", "y", {"a line": ([1, 2], [3, 4])}, logx=True)
+    assert path == tmp_path / "performance_name.png"
+    assert Image.open(path).size == (660, 396)
