@@ -23,14 +23,16 @@ from dataclasses import dataclass
 from functools import partial
 
 from common import (
-    BAD_INPUT,
     INPUT_ERRORS,
     load_model,
     load_processor,
     model_parser,
     positive_float,
     positive_int,
+    question,
     report,
+    run,
+    typed_question,
 )
 from tqdm import tqdm
 from transformers import TextStreamer
@@ -136,11 +138,7 @@ def answer(conversation: Conversation, question: str, start: float):
 
 
 def respond(conversation: Conversation, read: Reader, line: str):
-    """Do what one line of a conversation asks.
-
-    Raises:
-        ValueError: a command that does not exist, or has no path.
-    """
+    """Do what one line of a conversation asks."""
     start = time.perf_counter()
     command, _, path = line.partition(" ")
     if command == "/new" and not path:
@@ -150,10 +148,8 @@ def respond(conversation: Conversation, read: Reader, line: str):
         path = path.strip().strip("'\"")
         tokens = conversation.attach(read(command[1:], path))
         print(f"[{path}: {tokens} visual tokens, {time.perf_counter() - start:.2f} s]", flush=True)
-    elif line.startswith("/"):
-        raise ValueError(f"expected a question or a command, received {line!r}; {COMMANDS}")
     else:
-        answer(conversation, line, start)
+        answer(conversation, typed_question(line, COMMANDS), start)
 
 
 def converse(conversation: Conversation, read: Reader):
@@ -179,7 +175,7 @@ def converse(conversation: Conversation, read: Reader):
 
 def parse_arguments(arguments: list[str] | None):
     parser = model_parser(__doc__)
-    parser.add_argument("question", nargs="?", help="opens a conversation if not given")
+    parser.add_argument("question", type=question, nargs="?", help="opens a conversation if not given")
     for kind in ("image", "video"):
         parser.add_argument(
             f"--{kind}",
@@ -202,35 +198,26 @@ def _named(kind: str, path: str) -> tuple[str, str]:
     return kind, path
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None):
     args = parse_arguments(arguments)
     show_progress = args.progress or sys.stderr.isatty()
     sampling = {name: getattr(args, name) for name in ("num_frames", "max_frames", "fps")}
-    try:
-        processor = load_processor(args.model)
-        read = Reader(processor, {name: value for name, value in sampling.items() if value})
-        # Files come before the model: a wrong path is reported at once.
-        start = time.perf_counter()
-        files = [read(kind, path) for kind, path in args.files]
-        reading = time.perf_counter() - start
-        conversation = Conversation(
-            load_model(args.model, args.device, args.dtype), processor, args.max_new_tokens, show_progress
-        )
-        start = time.perf_counter() - reading
-        for file in files:
-            conversation.attach(file)
-        if args.question is None:
-            converse(conversation, read)
-        else:
-            answer(conversation, args.question, start)
-    except INPUT_ERRORS as error:
-        report(error)
-        return BAD_INPUT
-    return 0
+    processor = load_processor(args.model)
+    read = Reader(processor, {name: value for name, value in sampling.items() if value})
+    # Files come before the model: a wrong path is reported at once.
+    start = time.perf_counter()
+    files = [read(kind, path) for kind, path in args.files]
+    reading = time.perf_counter() - start
+    model = load_model(args.model, args.device, args.dtype)
+    conversation = Conversation(model, processor, args.max_new_tokens, show_progress)
+    start = time.perf_counter() - reading
+    for file in files:
+        conversation.attach(file)
+    if args.question is None:
+        converse(conversation, read)
+    else:
+        answer(conversation, args.question, start)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(run(main))

@@ -1,8 +1,11 @@
 # Copyright 2026 The PVC project authors. SPDX-License-Identifier: MIT
-"""What the scripts share: their arguments, the model of a folder, and errors said in one line."""
+"""What the scripts share: their arguments, questions, the model of a folder, and errors said in one line."""
 
 import argparse
+import io
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -13,9 +16,32 @@ from transformers.utils import logging
 
 
 ROOT = Path(__file__).resolve().parents[1]
-# What the processor and the library raise for a file, a setting or a model folder that they cannot use.
-INPUT_ERRORS = (ValueError, OSError, ImportError, SafetensorError, StrictDataclassError, torch.OutOfMemoryError)
-BAD_INPUT = 2
+# What is raised for a file, a question, a setting or a model folder that cannot be used.
+INPUT_ERRORS = (
+    argparse.ArgumentTypeError,
+    ValueError,
+    OSError,
+    ImportError,
+    SafetensorError,
+    StrictDataclassError,
+    torch.OutOfMemoryError,
+)
+BAD_INPUT, STOPPED = 2, 130
+
+
+def run(main: Callable[[list[str] | None], None], arguments: list[str] | None = None) -> int:
+    """The exit status of a script: its errors are one line, and Ctrl-C leaves without any."""
+    sys.stdin = sys.stdin or io.TextIOWrapper(io.BytesIO())
+    # Bytes that are no text come through, so that only the question they are part of is refused.
+    sys.stdin.reconfigure(errors="surrogateescape")
+    try:
+        main(arguments)
+    except INPUT_ERRORS as error:
+        report(error)
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return STOPPED
+    return 0
 
 
 class Parser(argparse.ArgumentParser):
@@ -53,10 +79,13 @@ def device(text: str) -> torch.device:
         raise argparse.ArgumentTypeError(f"expected a device of this machine, received {text!r}: {reason}") from error
 
 
-def positive_int(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number of at least 1, received {text!r}")
+def whole_number(text: str, least: int = 0) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"expected a whole number of at least {least}, received {text!r}")
     return int(text)
+
+
+positive_int = partial(whole_number, least=1)
 
 
 def positive_float(text: str) -> float:
@@ -67,6 +96,31 @@ def positive_float(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"expected a number above 0, received {text!r}")
     return value
+
+
+def question(text: str) -> str:
+    if not text.strip():
+        raise argparse.ArgumentTypeError(f"expected a question, received {text!r}; write one, or leave it out")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        received = text.encode(errors="surrogateescape")
+        raise argparse.ArgumentTypeError(
+            f"expected a question in UTF-8, received {received!r}; set the terminal or convert the file to it"
+        ) from error
+    return text
+
+
+def typed_question(line: str, commands: str) -> str:
+    """A line as a question; `commands` says what else could have been meant.
+
+    Raises:
+        ValueError: a command that does not exist, or has no path.
+        ArgumentTypeError: a line that is no text.
+    """
+    if line.startswith("/"):
+        raise ValueError(f"expected a question or a command, received {line!r}; {commands}")
+    return question(line)
 
 
 def load_processor(folder: str):

@@ -6,11 +6,12 @@ Watch something live, and ask about it while it runs.
     python scripts/stream.py --video clip.mp4       # a file, played as if it were live
     python scripts/stream.py --camera /dev/video0   # a camera, as FFmpeg calls it
 
-What you type is answered between two frames; /quit leaves. A question leaves no trace in what is
-watched unless `--remember` is set. Memory is constant: the first `--sink` and the last `--window` frames are
-remembered, or everything with `--exact`.
+What you type is answered between two frames, and after the last until the input ends; /quit leaves. Frames without end
+stop when the input ends. A question leaves no trace in what is watched unless `--remember` is set. Memory is constant:
+the first `--sink` and the last `--window` frames are remembered, or everything with `--exact`.
 """
 
+import itertools
 import os
 import queue
 import random
@@ -22,7 +23,6 @@ from collections.abc import Iterator
 import torch
 from chat import AnswerStreamer
 from common import (
-    BAD_INPUT,
     INPUT_ERRORS,
     ROOT,
     load_model,
@@ -30,33 +30,58 @@ from common import (
     model_parser,
     positive_float,
     positive_int,
+    question,
     report,
+    run,
+    typed_question,
+    whole_number,
 )
 
 
+COMMANDS = "/quit leaves."
 CAMERA_FORMATS = {"linux": "v4l2", "darwin": "avfoundation", "win32": "dshow"}
 # Seconds between two lines of status where the output is no terminal, and frames over which a rate is averaged.
 STATUS_INTERVAL = 1.0
 NUM_AVERAGED = 16
+# Horizon of time in frames where memory is bounded: what is watched may go on beyond it.
+NUM_STEPS = 32
 
 
-def frames_of_file(processor, path: str, fps: float) -> Iterator[tuple[torch.Tensor, float]]:
-    """A file's frames, ready for the tower, with their times in seconds."""
-    video = processor.video_processor.stream(os.path.expanduser(path), frames_per_chunk=1, fps=fps)
-    return ((pixels, times[0]) for pixels, times in video)
+def open_source(processor, args) -> tuple[Iterator[tuple[torch.Tensor, float]], int | None]:
+    """What is watched: frames ready for the tower with their times in seconds, and how many, if there is an end."""
+    length = args.max_frames
+    if args.video is not None:
+        path = os.path.expanduser(args.video)
+        video = processor.video_processor.stream(path, frames_per_chunk=1, fps=args.fps, max_frames=None)
+        frames = ((pixels, times[0]) for pixels, times in video)
+        length = min(video.num_frames, length or video.num_frames)
+    elif args.camera is not None:
+        frames = frames_of_camera(processor, args.camera, args.fps)
+    else:
+        seed = random.getrandbits(32) if args.seed is None else args.seed
+        frames = drawn_frames(processor, args.fps, seed)
+    return itertools.islice(frames, length), length
 
 
 def frames_of_camera(processor, device: str, fps: float) -> Iterator[tuple[torch.Tensor, float]]:
-    """A camera's frames at most `fps` a second; those between are dropped."""
+    """
+    A camera's frames at most `fps` a second; those between are dropped.
+
+    Raises:
+        ValueError: a camera that cannot be opened, or goes away.
+    """
     import av
 
-    with av.open(device, format=CAMERA_FORMATS.get(sys.platform)) as container:
-        start, due = time.monotonic(), 0.0
-        for frame in container.decode(video=0):
-            now = time.monotonic() - start
-            if now >= due:
-                due = now + 1 / fps
-                yield prepare(processor, frame.to_ndarray(format="rgb24")), now
+    try:
+        with av.open(device, format=CAMERA_FORMATS.get(sys.platform)) as container:
+            start, due = time.monotonic(), 0.0
+            for frame in container.decode(video=0):
+                now = time.monotonic() - start
+                if now >= due:
+                    due = now + 1 / fps
+                    yield prepare(processor, frame.to_ndarray(format="rgb24")), now
+    except (av.error.FFmpegError, ValueError) as error:
+        raise ValueError(f"expected a camera, received {device!r}: {error}; name another with --camera") from error
 
 
 def drawn_frames(processor, fps: float, seed: int) -> Iterator[tuple[torch.Tensor, float]]:
@@ -80,6 +105,7 @@ class Questions:
     """Lines of standard input, read beside what is watched."""
 
     def __init__(self):
+        self.ended = False
         self.lines: queue.Queue[str | None] = queue.Queue()
         threading.Thread(target=self._read, daemon=True).start()
 
@@ -88,14 +114,16 @@ class Questions:
             self.lines.put(line.strip())
         self.lines.put(None)
 
-    def waiting(self, timeout: float = 0.0) -> Iterator[str | None]:
-        """Those that have come, and that come within a time in seconds; None at the end of input."""
-        end = time.monotonic() + timeout
-        while True:
+    def until(self, due: float) -> Iterator[str]:
+        """Those that have come, and that come until a time of the monotonic clock or the end of input."""
+        while not self.ended:
             try:
-                yield self.lines.get(timeout=min(max(1e-6, end - time.monotonic()), threading.TIMEOUT_MAX))
+                line = self.lines.get(timeout=min(max(0.0, due - time.monotonic()), threading.TIMEOUT_MAX))
             except queue.Empty:
                 return
+            self.ended = line is None
+            if line:
+                yield line
 
 
 class Watcher:
@@ -105,7 +133,7 @@ class Watcher:
         self.stream = stream
         self.args = args
         self.seconds = []
-        self.shown = 0.0
+        self.shown, self.shown_at = "", 0.0
 
     def see(self, pixels: torch.Tensor, seconds: float):
         start = time.perf_counter()
@@ -119,89 +147,86 @@ class Watcher:
 
     def show(self, always: bool = False):
         """On a terminal one line that changes; elsewhere a line now and then."""
+        status = self.status()
         if sys.stdout.isatty():
-            print(f"\r\033[K{self.status()}", end="", flush=True)
-        elif always or time.monotonic() - self.shown >= STATUS_INTERVAL:
-            self.shown = time.monotonic()
-            print(self.status(), flush=True)
+            print(f"\r\033[K{status}", end="", flush=True)
+        elif status != self.shown and (always or time.monotonic() - self.shown_at >= STATUS_INTERVAL):
+            self.shown, self.shown_at = status, time.monotonic()
+            print(status, flush=True)
 
-    def answer(self, question: str):
-        print(f"\n> {question}", flush=True)
+    def answer(self, line: str):
         streamer = AnswerStreamer(self.stream.processor.tokenizer)
         settings = {"keep": self.args.remember, "max_new_tokens": self.args.max_new_tokens}
         try:
-            self.stream.ask(question, streamer=streamer, **settings)
+            print(f"\n> {typed_question(line, COMMANDS)}", flush=True)
+            self.stream.ask(line, streamer=streamer, **settings)
         except INPUT_ERRORS as error:
             report(error)
 
-    def watch(self, frames: Iterator[tuple[torch.Tensor, float]], questions: Questions):
-        """Frame after frame at its time, and questions between them, until either ends."""
-        start, ended = time.monotonic(), False
-        for number, (pixels, seconds) in enumerate(frames, start=1):
+    def watch(self, frames: Iterator[tuple[torch.Tensor, float]], questions: Questions, endless: bool):
+        """Frame after frame at its time, with questions between them and after the last."""
+        start = time.monotonic()
+        for pixels, seconds in frames:
             self.see(pixels, seconds)
             self.show()
-            late = 0.0 if self.args.no_wait else seconds + 1 / self.args.fps - (time.monotonic() - start)
-            for line in questions.waiting(0.0 if ended else max(0.0, late)):
-                ended = ended or line is None
+            due = 0.0 if self.args.no_wait else start + seconds + 1 / self.args.fps
+            for line in questions.until(due):
                 if line == "/quit":
                     return
-                if line:
-                    self.answer(line)
-            if ended and late > 0:
-                time.sleep(late)
-            if number == self.args.max_frames:
-                break
-        self.show(always=True)
-        for question in self.args.ask:
-            self.answer(question)
-        # Whoever sits at a terminal may go on asking about what there was.
-        for line in questions.waiting(float("inf") if sys.stdin.isatty() and not ended else 0.0):
-            if line is None or line == "/quit":
-                return
-            if line:
                 self.answer(line)
+            if endless and questions.ended:
+                break
+            time.sleep(max(0.0, due - time.monotonic()))
+        self.show(always=True)
+        for line in itertools.chain(self.args.ask, questions.until(float("inf"))):
+            if line == "/quit":
+                return
+            self.answer(line)
 
 
 def parse_arguments(arguments: list[str] | None):
     parser = model_parser(__doc__)
-    parser.add_argument("--video", metavar="PATH", help="a file or URL, played as if it were live")
-    parser.add_argument("--camera", metavar="DEVICE", help="a camera, as FFmpeg calls it: /dev/video0, 0, video=NAME")
+    source = parser.add_mutually_exclusive_group()
+    source.add_argument("--video", metavar="PATH", help="a file or URL, played as if it were live")
+    source.add_argument(
+        "--camera",
+        metavar="DEVICE",
+        help="as FFmpeg calls it: /dev/video0 on Linux, 0 on macOS, video=NAME on Windows",
+    )
     parser.add_argument("--fps", type=positive_float, default=2.0, help="frames a second that are seen (default: 2)")
     parser.add_argument("--max-frames", type=positive_int, help="stop after so many")
-    parser.add_argument("--ask", action="append", default=[], metavar="QUESTION", help="asked after the last frame")
+    parser.add_argument(
+        "--ask", type=question, action="append", default=[], metavar="QUESTION", help="asked after the last frame"
+    )
     parser.add_argument("--remember", action="store_true", help="questions and answers stay in the conversation")
     parser.add_argument("--no-wait", action="store_true", help="as fast as it goes, not as it would be live")
     parser.add_argument("--exact", action="store_true", help="remember everything, as far as the model can read")
-    parser.add_argument("--sink", type=int, default=1, help="first frames that are remembered (default: 1)")
+    parser.add_argument("--sink", type=whole_number, default=1, help="first frames that are remembered (default: 1)")
     parser.add_argument("--window", type=positive_int, default=32, help="last frames remembered (default: 32)")
-    parser.add_argument("--num-steps", type=positive_int, default=32, help="horizon of time in frames (default: 32)")
+    parser.add_argument(
+        "--num-steps",
+        type=positive_int,
+        help=f"horizon of time in frames (default: {NUM_STEPS}; with --exact, as many as are watched)",
+    )
     parser.add_argument("--max-new-tokens", type=positive_int, default=256, help="longest answer (default: 256)")
     parser.add_argument("--seed", type=int, help="what is drawn (default: something new)")
-    return parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
+    if args.exact and not (args.video or args.max_frames or args.num_steps):
+        parser.error(
+            "argument --exact: expected --max-frames or --num-steps where frames have no end, received neither"
+        )
+    return args
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None):
     args = parse_arguments(arguments)
-    try:
-        processor = load_processor(args.model)
-        if args.video is not None:
-            frames = frames_of_file(processor, args.video, args.fps)
-        elif args.camera is not None:
-            frames = frames_of_camera(processor, args.camera, args.fps)
-        else:
-            seed = random.getrandbits(32) if args.seed is None else args.seed
-            frames = drawn_frames(processor, args.fps, seed)
-        bounds = {} if args.exact else {"sink": args.sink, "window": args.window}
-        stream = load_model(args.model, args.device, args.dtype).stream(processor, num_steps=args.num_steps, **bounds)
-        Watcher(stream, args).watch(frames, Questions())
-    except INPUT_ERRORS as error:
-        report(error)
-        return BAD_INPUT
-    return 0
+    processor = load_processor(args.model)
+    frames, length = open_source(processor, args)
+    bounds = {} if args.exact else {"sink": args.sink, "window": args.window}
+    num_steps = args.num_steps or (length if args.exact else NUM_STEPS)
+    stream = load_model(args.model, args.device, args.dtype).stream(processor, num_steps=num_steps, **bounds)
+    Watcher(stream, args).watch(frames, Questions(), endless=length is None)
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(run(main))

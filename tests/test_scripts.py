@@ -1,5 +1,5 @@
 # Copyright 2026 The PVC project authors. SPDX-License-Identifier: MIT
-"""`scripts/chat.py` and `scripts/demo.py` as a user runs them, offline, on random weights."""
+"""`scripts/chat.py`, `demo.py` and `stream.py` as a user runs them, offline, on random weights."""
 
 import io
 import json
@@ -11,9 +11,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
+import time
 import wave
 from functools import partial
+from itertools import islice
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,21 +36,25 @@ sys.path[:0] = [str(SCRIPTS), str(ROOT)]
 import chat  # noqa: E402
 import demo  # noqa: E402
 import stream  # noqa: E402
+from common import run  # noqa: E402
 
 from training.scenes import encode_mp4  # noqa: E402
 from training.tasks import TASKS, draw  # noqa: E402
 
 
-WATCH = stream.Watcher.watch
+WATCH, DRAWN_FRAMES = stream.Watcher.watch, stream.drawn_frames
 
 
 def environment() -> dict[str, str]:
-    return {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    settings = {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    # As most locales have it; that of this machine may let bytes through that are no text.
+    return {**os.environ, **settings, "PYTHONIOENCODING": "utf-8:strict"}
 
 
 def run_script(*words, stdin: str = "") -> subprocess.CompletedProcess:
     command = [sys.executable, *map(str, words)]
-    return subprocess.run(command, input=stdin, capture_output=True, text=True, env=environment(), timeout=120)
+    pipes = {"input": stdin, "capture_output": True, "encoding": "utf-8", "errors": "surrogateescape"}
+    return subprocess.run(command, **pipes, env=environment(), timeout=120)
 
 
 def error_line(stderr: str) -> str:
@@ -54,6 +62,17 @@ def error_line(stderr: str) -> str:
     (line,) = stderr.splitlines()
     assert line.startswith("error: ")
     return line
+
+
+@pytest.fixture(autouse=True)
+def typed(monkeypatch):
+    """A function that sets what was typed, which is nothing before."""
+
+    def set_input(text: str):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode()), encoding="utf-8"))
+
+    set_input("")
+    return set_input
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +105,7 @@ def files(tmp_path_factory) -> Path:
     draw("shape_colour", 1, "test").images[0].save(folder / "photo one.jpg")
     sample = draw("direction", 1, "test", 2)
     encode_mp4(sample.frames, sample.fps, str(folder / "clip.mp4"))
+    encode_mp4(40 * sample.frames[:1], 10, str(folder / "40 frames.mp4"))
     whole = (folder / "clip.mp4").read_bytes()
     (folder / "cut.mp4").write_bytes(whole[: len(whole) // 2])
     (folder / "text.mp4").write_text("no video\n" * 50)
@@ -150,9 +170,9 @@ def test_one_question_about_two_files(model_folder, files):
 
 def test_progress_bars_on_request(model_folder, files, capfd):
     words = ["--video", str(files / "clip.mp4"), "--max-new-tokens", "1", "What is shown?"]
-    assert chat.main(["--model", str(model_folder), *words]) == 0
+    assert run(chat.main, ["--model", str(model_folder), *words]) == 0
     assert capfd.readouterr().err == ""
-    assert chat.main(["--model", str(model_folder), "--progress", *words]) == 0
+    assert run(chat.main, ["--model", str(model_folder), "--progress", *words]) == 0
     shown = capfd.readouterr().err
     assert "watching clip.mp4" in shown
 
@@ -182,9 +202,32 @@ def test_conversation_through_stdin(model_folder, files):
     assert "'/picture x'" in error_line(not_a_command)
 
 
-def test_end_of_input_leaves(model_folder, monkeypatch, capfd):
-    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-    assert chat.main(["--model", str(model_folder)]) == 0
+@pytest.mark.parametrize("words", [[CHAT], [STREAM, "--no-wait", "--max-frames", 1]])
+def test_a_line_that_is_no_text_is_refused_alone(model_folder, words):
+    stdin = "caf\udce9?\nWhat is shown?\n"
+    done = run_script(*words, "--model", model_folder, "--max-new-tokens", 3, stdin=stdin)
+    assert done.returncode == 0
+    assert r"in UTF-8, received b'caf\xe9?'" in error_line(done.stderr)
+    assert (len(SUMMARY.findall(done.stdout)) if words == [CHAT] else done.stdout.count("\n> ")) == 1
+
+
+def test_input_may_be_closed(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    read = []
+    assert run(lambda arguments: read.extend(sys.stdin)) == 0
+    assert read == []
+
+
+def test_an_interrupted_script_says_nothing(capfd):
+    def main(arguments):
+        raise KeyboardInterrupt
+
+    assert run(main) == 130
+    assert capfd.readouterr() == ("", "")
+
+
+def test_end_of_input_leaves(model_folder, capfd):
+    assert run(chat.main, ["--model", str(model_folder)]) == 0
     assert capfd.readouterr().err == ""
 
 
@@ -234,7 +277,7 @@ BAD_FILES = {
     ("kind", "name", "reason"), [(kind, *entry) for kind, names in BAD_FILES.items() for entry in names.items()]
 )
 def test_bad_file_is_one_line(model_folder, files, capfd, kind, name, reason):
-    status = chat.main(["--model", str(model_folder), f"--{kind}", str(files / name), "What is it?"])
+    status = run(chat.main, ["--model", str(model_folder), f"--{kind}", str(files / name), "What is it?"])
     printed = capfd.readouterr()
     assert (status, printed.out) == (2, "")
     line = error_line(printed.err)
@@ -257,30 +300,38 @@ def test_model_folder_without_code_as_a_user_sees_it(model_folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "reason"),
+    ("script", "words", "reason"),
     [
-        (["--num-frames", "0"], "whole number of at least 1, received '0'"),
-        (["--fps", "fast"], "number above 0, received 'fast'"),
-        (["--fps", "-1"], "number above 0, received '-1'"),
-        (["--device", "abacus"], "a device of this machine, received 'abacus'"),
-        (["--dtype", "int8"], "invalid choice: 'int8'"),
-        (["--what"], "unrecognized arguments: --what"),
+        (chat, ["--num-frames", "0"], "whole number of at least 1, received '0'"),
+        (chat, ["--fps", "fast"], "number above 0, received 'fast'"),
+        (chat, ["--fps", "-1"], "number above 0, received '-1'"),
+        (chat, ["--device", "abacus"], "a device of this machine, received 'abacus'"),
+        (chat, ["--dtype", "int8"], "invalid choice: 'int8'"),
+        (chat, ["--what"], "unrecognized arguments: --what"),
+        (chat, [""], "expected a question, received ''"),
+        (chat, ["caf\udce9?"], r"in UTF-8, received b'caf\xe9?'"),
+        (stream, ["--ask", " "], "expected a question, received ' '"),
+        (stream, ["--sink", "x"], "whole number of at least 0, received 'x'"),
+        (stream, ["--sink", "-1"], "whole number of at least 0, received '-1'"),
+        (stream, ["--video", "clip.mp4", "--camera", "0"], "--camera: not allowed with argument --video"),
+        (stream, ["--exact"], "expected --max-frames or --num-steps"),
+        (stream, ["--exact", "--camera", "0"], "expected --max-frames or --num-steps"),
     ],
 )
-def test_bad_argument_is_one_line(capfd, words, reason):
+def test_bad_argument_is_one_line(capfd, script, words, reason):
     with pytest.raises(SystemExit) as stopped:
-        chat.main([*words, "What is it?"])
+        script.main(words)
     assert stopped.value.code == 2
     assert reason in error_line(capfd.readouterr().err)
 
 
 def test_two_ways_of_sampling_are_one_line(model_folder, files, capfd):
     words = ["--num-frames", "4", "--fps", "2", "--video", str(files / "clip.mp4"), "What is it?"]
-    assert chat.main(["--model", str(model_folder), *words]) == 2
+    assert run(chat.main, ["--model", str(model_folder), *words]) == 2
     assert "expected num_frames or fps" in error_line(capfd.readouterr().err)
 
 
-@pytest.mark.parametrize("main", [chat.main, demo.main])
+@pytest.mark.parametrize("main", [partial(run, chat.main), demo.main])
 @pytest.mark.parametrize(
     "damage", ["missing", "not json", "no weights", "cut weights", "other widths", "other weights"]
 )
@@ -299,7 +350,7 @@ def test_bad_model_folder_is_one_line(model_folder, tmp_path, capfd, main, damag
         part, name = ("text_config", "hidden_size") if damage == "other widths" else ("vision_config", "hidden_size")
         config[part][name] *= 2
         (folder / "config.json").write_text(json.dumps(config))
-    words = ["Hello"] if main is chat.main else ["--folder", str(tmp_path / "drawn")]
+    words = ["--folder", str(tmp_path / "drawn")] if main is demo.main else ["Hello"]
     status = main(["--model", str(folder), *words])
     printed = capfd.readouterr()
     assert (status, printed.out) == (2, "")
@@ -352,36 +403,133 @@ def test_questions_are_answered_while_a_file_plays(model_folder, files):
 
 
 @pytest.mark.parametrize("remember", [False, True])
-def test_a_question_of_a_stream_is_remembered_on_request(model_folder, files, remember, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "stdin", io.StringIO("What is shown?\n"))
+def test_a_question_of_a_stream_is_remembered_on_request(model_folder, files, remember, typed, monkeypatch, capsys):
+    typed("What is shown?\n")
     words = ["--video", str(files / "clip.mp4"), "--no-wait", "--max-new-tokens", "3", "--num-steps", "90", "--exact"]
     watched = []
-    monkeypatch.setattr(stream.Watcher, "watch", lambda self, *a: (watched.append(self.stream), WATCH(self, *a)))
-    assert stream.main(["--model", str(model_folder), *words, *(["--remember"] if remember else [])]) == 0
+    monkeypatch.setattr(
+        stream.Watcher, "watch", lambda self, *a, **k: (watched.append(self.stream), WATCH(self, *a, **k))
+    )
+    assert run(stream.main, ["--model", str(model_folder), *words, *(["--remember"] if remember else [])]) == 0
     text = watched[0].processor.tokenizer.decode(watched[0].input_ids)
     assert ("What is shown?" in text) == remember
     assert "> What is shown?" in capsys.readouterr().out
 
 
-def test_a_stream_beyond_what_the_model_reads_is_one_line(model_folder, files, capfd, monkeypatch):
-    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
+@pytest.fixture
+def stream_settings(monkeypatch, model, processor) -> dict:
+    """The settings with which `stream.py` begins its stream; processor and model are those of the other tests."""
+    settings = {}
+
+    def begin(processor, **given):
+        settings.update(given)
+        return model.stream(processor, **given)
+
+    monkeypatch.setattr(stream, "load_processor", lambda *args: processor)
+    monkeypatch.setattr(stream, "load_model", lambda *args: SimpleNamespace(stream=begin))
+    return settings
+
+
+@pytest.mark.parametrize(
+    ("words", "num_frames", "num_steps"),
+    [
+        ([], 40, 32),
+        (["--num-steps", "64"], 40, 64),
+        (["--max-frames", "36"], 36, 32),
+        (["--exact"], 40, 40),
+        (["--exact", "--max-frames", "36"], 36, 36),
+        (["--exact", "--num-steps", "64"], 40, 64),
+    ],
+)
+def test_as_much_of_a_file_is_seen_as_was_asked_for(stream_settings, files, capsys, words, num_frames, num_steps):
+    """More than the processor's `max_frames`, which is 32."""
+    video = ["--video", str(files / "40 frames.mp4"), "--fps", "10", "--no-wait"]
+    assert run(stream.main, [*video, *words]) == 0
+    assert STATUS.findall(capsys.readouterr().out)[-1][0] == str(num_frames)
+    assert stream_settings["num_steps"] == num_steps
+
+
+def test_what_has_no_end_ends_with_the_input(stream_settings, typed, monkeypatch, capsys):
+    def many_frames(*args):
+        yield from islice(DRAWN_FRAMES(*args), 200)
+        pytest.fail("goes on")
+
+    monkeypatch.setattr(stream, "drawn_frames", many_frames)
+    typed("What came?\n")
+    assert run(stream.main, ["--no-wait", "--max-new-tokens", "3", "--ask", "What is shown?"]) == 0
+    assert re.findall("^> (.*)$", capsys.readouterr().out, re.MULTILINE) == ["What came?", "What is shown?"]
+
+
+def test_questions_are_taken_after_the_last_frame(stream_settings, monkeypatch):
+    reading, writing = os.pipe()
+    asked = []
+
+    def ask_on():
+        os.write(writing, b"second\nthird\n")
+        os.close(writing)
+
+    def answer(self, question):
+        asked.append(question)
+        if question == "first":
+            threading.Timer(0.3, ask_on).start()
+
+    monkeypatch.setattr(sys, "stdin", os.fdopen(reading))
+    monkeypatch.setattr(stream.Watcher, "answer", answer)
+    assert run(stream.main, ["--no-wait", "--max-frames", "1", "--ask", "first"]) == 0
+    assert asked == ["first", "second", "third"]
+
+
+def test_an_unknown_command_of_a_stream_is_one_line(stream_settings, typed, capsys):
+    typed("/new\n")
+    assert run(stream.main, ["--no-wait", "--max-frames", "1"]) == 0
+    shown = capsys.readouterr()
+    assert "received '/new'; /quit leaves" in error_line(shown.err)
+    assert ">" not in shown.out
+
+
+def test_the_last_status_is_shown_once(stream_settings, capsys):
+    assert run(stream.main, ["--no-wait", "--max-frames", "1"]) == 0
+    assert len(STATUS.findall(capsys.readouterr().out)) == 1
+
+
+def test_a_frame_does_not_wait_twice_when_the_input_ends(monkeypatch):
+    seen = []
+    monkeypatch.setattr(stream.Watcher, "see", lambda *args: seen.append(time.monotonic()))
+    watcher = stream.Watcher(SimpleNamespace(num_frames=1, input_ids=[]), stream.parse_arguments(["--fps", "2"]))
+    watcher.watch([(None, 0.0), (None, 0.5)], stream.Questions(), endless=False)
+    assert 0.4 < seen[1] - seen[0] < 0.9
+
+
+def test_frames_of_a_camera(stream_settings, files, monkeypatch, capsys):
+    """FFmpeg reads a file as it does a camera, only faster."""
+    monkeypatch.setattr(stream, "CAMERA_FORMATS", {})
+    words = ["--camera", str(files / "clip.mp4"), "--fps", "1000", "--no-wait", "--max-frames", "3"]
+    assert run(stream.main, words) == 0
+    assert STATUS.findall(capsys.readouterr().out)[-1][0] == "3"
+
+
+def test_a_camera_of_another_system_is_one_line(stream_settings, monkeypatch, capsys):
+    monkeypatch.setattr(stream, "CAMERA_FORMATS", {sys.platform: "abacus"})
+    assert run(stream.main, ["--camera", "0"]) == 2
+    assert "received '0': no container format 'abacus'; name another" in error_line(capsys.readouterr().err)
+
+
+def test_a_stream_beyond_its_horizon_is_one_line(stream_settings, files, capfd):
     words = ["--video", str(files / "clip.mp4"), "--fps", "8", "--no-wait", "--exact", "--num-steps", "2"]
-    assert stream.main(["--model", str(model_folder), *words]) == 2
-    assert "at most num_steps = 2 steps" in error_line(capfd.readouterr().err)
+    assert run(stream.main, words) == 2
+    assert "at most num_steps = 2 " in error_line(capfd.readouterr().err)
 
 
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
         (["--video", "nothing.mp4"], "existing file"),
-        (["--camera", "/dev/no_camera"], "/dev/no_camera"),
-        (["--sink", "-1"], "sink=-1"),
+        (["--camera", "/dev/no_camera"], "/dev/no_camera'; name another with --camera"),
         (["--window", "900"], "with this window"),
     ],
 )
-def test_a_stream_that_cannot_begin_is_one_line(model_folder, capfd, monkeypatch, words, reason):
-    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-    assert stream.main(["--model", str(model_folder), "--no-wait", "--max-frames", "1", *words]) == 2
+def test_a_stream_that_cannot_begin_is_one_line(stream_settings, capfd, words, reason):
+    assert run(stream.main, ["--no-wait", "--max-frames", "1", *words]) == 2
     assert reason in error_line(capfd.readouterr().err)
 
 
