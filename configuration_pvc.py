@@ -26,8 +26,10 @@ class PVCVisionConfig(PreTrainedConfig):
             Width of a compressed token: the language model's `hidden_size`.
         layer_scale_init_value (`float`, *optional*, defaults to 0.1):
             Initial value of LayerScale on the spatial attention and the MLP.
-        memory_budget (`int`, *optional*, defaults to 2147483648):
-            Bytes that the activations of a layer may take (2 GiB); more steps than fit are computed in chunks.
+        memory_budget (`int`, *optional*):
+            Bytes that the activations of a layer may take; more steps than fit are computed in chunks. If not given,
+            2 GiB on an accelerator, and 128 MiB on a CPU, where small blocks of memory are used again and large ones
+            are fetched anew.
     """
 
     model_type = "pvc_vision"
@@ -49,7 +51,7 @@ class PVCVisionConfig(PreTrainedConfig):
     time_embed_dim: int = 1024
     downsample_factor: int = 4
     projection_dim: int = 4096
-    memory_budget: int = 2**31
+    memory_budget: int | None = None
 
     def __post_init__(self, **kwargs):
         if self.num_temporal_layers is None:

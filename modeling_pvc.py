@@ -54,6 +54,8 @@ MAX_PERIOD = 10_000.0
 TIME_SCALE = 1000.0
 # InternVL's `mlp1.0` is an `nn.LayerNorm` with torch's default epsilon, unlike the layers of its vision tower.
 COMPRESSOR_NORM_EPS = 1e-5
+# Bytes of activations at a time. Beyond 32 MB a block, glibc gives memory that is fetched page by page at first touch.
+MEMORY_BUDGET, CPU_MEMORY_BUDGET = 2**31, 2**27
 
 
 def relative_timestamps(
@@ -564,11 +566,14 @@ class PVCVisionModel(PVCPreTrainedModel):
     def steps_that_fit(self) -> int:
         """Steps whose activations fit `config.memory_budget`, counted where they are widest: in the MLP."""
         config = self.config
+        budget = config.memory_budget
+        if budget is None:
+            budget = CPU_MEMORY_BUDGET if self.device.type == "cpu" else MEMORY_BUDGET
         patches = 1 + config.grid_size**2
         values = patches * (3 * config.hidden_size + 2 * config.intermediate_size)
         if config._attn_implementation == "eager":  # trf-ignore: TRF051 (a count: eager holds all scores at once)
             values += 2 * config.num_attention_heads * patches**2
-        return max(1, config.memory_budget // (values * self.dtype.itemsize))
+        return max(1, budget // (values * self.dtype.itemsize))
 
     @staticmethod
     def _check_horizon(steps_per_clip: Sequence[int], past_steps: Sequence[int], num_steps, temporal_cache):

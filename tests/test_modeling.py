@@ -275,6 +275,17 @@ class TestTower:
         hook.remove()
         assert rows == [8, 3, 3, 2, 1, 1]
 
+    def test_a_budget_for_each_kind_of_device(self, tiny_config):
+        vision = tiny_config(vision={"hidden_size": 1024, "intermediate_size": 4096, "image_size": 64}).vision_config
+        sizes = []
+        for device, dtype in (("cpu", torch.float32), ("meta", torch.float32), ("meta", torch.bfloat16)):
+            with torch.device("meta"):
+                tower = PVCVisionModel._from_config(vision, dtype=dtype)
+            tower = tower.to_empty(device=device) if device == "cpu" else tower
+            sizes.append(tower.steps_that_fit())
+        a_step = 257 * (3 * 1024 + 2 * 4096) * 4
+        assert sizes == [2**27 // a_step, 2**31 // a_step, 2**32 // a_step]
+
     def test_no_part_of_the_tower_is_given_more_than_a_chunk(self, tower):
         rows = {name: [] for name in ("embeddings", "compressor")}
         hooks = [
