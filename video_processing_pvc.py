@@ -351,8 +351,8 @@ class _PyAVContainer:
         if self.stream.codec_context is None:
             self.container.close()
             raise ValueError(f"expected a video in a codec that FFmpeg reads, received {name_of_source}; convert it")
-        # A thread is left for what is done with the frames.
-        self.stream.thread_type, self.stream.codec_context.thread_count = "AUTO", max(1, torch.get_num_threads() - 1)
+        # FFmpeg's own choice is a thread more than there are cores, which are needed for the frames, too.
+        self.stream.thread_type, self.stream.codec_context.thread_count = "AUTO", torch.get_num_threads()
 
     def __enter__(self):
         return self.container, self.stream
@@ -518,7 +518,6 @@ class PVCVideoProcessor(BaseVideoProcessor):
     bound = None
     video_backend = None
     progress = None
-    check_times = staticmethod(check_times)
 
     def __init__(self, **kwargs: Unpack[PVCVideoProcessorKwargs]):
         super().__init__(**kwargs)

@@ -19,6 +19,7 @@ from pvc.configuration_pvc import PVCConfig
 from pvc.modeling_pvc import PVCForConditionalGeneration
 from tower import products
 from transformers import InternVLConfig, InternVLForConditionalGeneration
+from transformers.initialization import no_init_weights
 
 
 VOCABULARY, IMAGE, VIDEO = 1000, 998, 999
@@ -60,8 +61,11 @@ def models(shape: Shape, device, dtype):
     native = InternVLConfig(vision_config=vision, text_config=shape.text_config(), image_token_id=IMAGE)
     made = []
     for kind, config in ((PVCForConditionalGeneration, ours), (InternVLForConditionalGeneration, native)):
-        with torch.device(device):
+        with torch.device(device), no_init_weights():
             model = kind._from_config(config, attn_implementation="sdpa", dtype=dtype).eval()
+        # Which numbers does not matter, and these come fast.
+        for parameter in model.parameters():
+            parameter.uniform_(-0.02, 0.02)
         model.generation_config.eos_token_id = None
         made.append(model)
     return made

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import BAD_INPUT, INPUT_ERRORS, ROOT, load_model, load_processor, model_parser, positive_int, report
+from common import BAD_INPUT, ROOT, load_model, load_processor, model_parser, positive_int, report, run
 from PIL import Image
 
 
@@ -107,7 +107,16 @@ def chat_command(sample: Sample, paths: list[Path], model: str) -> str:
     return shlex.join([*words, sample.question])
 
 
-def run(args) -> None:
+def parse_arguments(arguments: list[str] | None):
+    parser = model_parser(__doc__)
+    parser.add_argument("--rounds", type=positive_int, default=1, help="questions per task (default: 1)")
+    parser.add_argument("--seed", type=int, help="what is drawn (default: something new)")
+    parser.add_argument("--folder", metavar="DIR", help="where the files go (default: a new temporary folder)")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None):
+    args = parse_arguments(arguments)
     processor = load_processor(args.model)
     model = load_model(args.model, args.device, args.dtype)
     folder = Path(args.folder or tempfile.mkdtemp(prefix="pvc-demo-"))
@@ -131,22 +140,5 @@ def run(args) -> None:
         print(f"  {command}")
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = model_parser(__doc__)
-    parser.add_argument("--rounds", type=positive_int, default=1, help="questions per task (default: 1)")
-    parser.add_argument("--seed", type=int, help="what is drawn (default: something new)")
-    parser.add_argument("--folder", metavar="DIR", help="where the files go (default: a new temporary folder)")
-    args = parser.parse_args(arguments)
-    try:
-        run(args)
-    except INPUT_ERRORS as error:
-        report(error)
-        return BAD_INPUT
-    return 0
-
-
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except KeyboardInterrupt:
-        sys.exit(130)
+    sys.exit(run(main))
