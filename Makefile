@@ -41,7 +41,7 @@ evaluate: $(VENV)/installed
 # are too small for several threads, which would wait for each other wherever a core is shared.
 bench: $(VENV)/installed
 	$(BIN)/python benchmarks/preprocessing.py
-	$(BIN)/python benchmarks/tower.py --repeats 10
+	$(BIN)/python benchmarks/tower.py --repeats 8
 	$(BIN)/python benchmarks/first_token.py --repeats 3
 	$(BIN)/python benchmarks/long_stream.py --threads 1
 	$(BIN)/python benchmarks/plot.py

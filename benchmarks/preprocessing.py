@@ -175,7 +175,7 @@ def main():
         }
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        seconds = alternate(peers, 5 * args.repeats)
+        seconds = alternate(peers, 3 * args.repeats)
         for name in ("internvl", "pil"):
             label = f"images per second, PVC / {name}, threads: {threads}"
             figures[label] = {**ratio(seconds, name, "pvc"), "goal": "at least 2"}
