@@ -557,7 +557,7 @@ class PVCStream:
         if fits and len(frames) + num_frames <= self.sink + 2 * self.window:
             return
         recent = frames[max(self.sink, len(frames) - self.window) :]
-        kept = [events[index] for index in frames[: self.sink]] + events[recent[0] if recent else len(frames) :]
+        kept = events if not recent else [events[index] for index in frames[: self.sink]] + events[recent[0] :]
         self._begin_again(kept)
         # Then of what was said and shown among these frames the older half, as often as it must.
         while len(self.input_ids) + tokens > most and not all(map(is_frame, kept)):

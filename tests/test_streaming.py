@@ -121,6 +121,17 @@ def visuals_of(stream):
     return {kind: BaseModelOutputWithPooling(pooler_output=tuple(x)) for kind, x in encoded.items()}
 
 
+def inputs_about_the_video(processor, question):
+    content = [{"type": "video", "path": str(VIDEO)}, {"type": "text", "text": question}]
+    return processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+
+
 def prompt_ids(processor, content, *later):
     messages = [{"role": "user", "content": content}, *later]
     return processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=True, return_dict=True)[
@@ -167,14 +178,7 @@ class TestExact:
         stream = model.stream(processor)
         stream.add_video(VIDEO)
         for question in ("What came first?", "What came last?"):
-            content = [{"type": "video", "path": str(VIDEO)}, {"type": "text", "text": question}]
-            inputs = processor.apply_chat_template(
-                [{"role": "user", "content": content}],
-                add_generation_prompt=True,
-                tokenize=True,
-                return_dict=True,
-                return_tensors="pt",
-            )
+            inputs = inputs_about_the_video(processor, question)
             generated = model.generate(**inputs, max_new_tokens=8)[0, inputs["input_ids"].shape[1] :]
             expected = processor.decode(generated, skip_special_tokens=True).strip()
             assert stream.ask(question, keep=False, max_new_tokens=8) == expected != ""
@@ -392,14 +396,7 @@ class TestEncodeVideo:
     def test_they_do_for_pixels(self, model, processor):
         """A long file is encoded once, never held, and asked about as often as one likes."""
         features = torch.cat(list(model.encode_video(processor.video_processor.stream(VIDEO))))
-        content = [{"type": "video", "path": str(VIDEO)}, {"type": "text", "text": "What came first?"}]
-        inputs = processor.apply_chat_template(
-            [{"role": "user", "content": content}],
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-        )
+        inputs = inputs_about_the_video(processor, "What came first?")
         expected = model.generate(**inputs, max_new_tokens=4)
         text = {name: inputs[name] for name in ("input_ids", "attention_mask")}
         encoded = {"video": BaseModelOutputWithPooling(pooler_output=(features,))}
@@ -530,6 +527,17 @@ class TestBounded:
         assert "Number 0" not in text
         assert text.count("Frame") >= 4
         stream.push(moving_frames(4))
+        assert_as_from_scratch(stream, visuals_of(stream))
+
+    def test_what_was_said_before_the_first_frames(self, model, processor, monkeypatch):
+        stream = model.stream(processor, num_steps=50, sink=2, window=3)
+        monkeypatch.setattr(model.config.text_config, "max_position_embeddings", 400)
+        stream.ask("Before all, what is shown?", max_new_tokens=30, min_new_tokens=30)
+        stream.push(moving_frames(2))
+        for _ in range(12):
+            stream.ask("What is shown?", max_new_tokens=30, min_new_tokens=30)
+        text = processor.tokenizer.decode(stream.input_ids)
+        assert [text.count(label) for label in ("Before all", "Frame1:", "Frame2:")] == [0, 1, 1]
         assert_as_from_scratch(stream, visuals_of(stream))
 
     def test_what_is_kept_is_what_was_said_and_shown_among_the_last_frames(self, model, processor):
